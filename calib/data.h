@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+// Batches: calibration and evaluation data as the recipe asks. npz/npy, ONNX test_data_set folders, safetensors,
+// image folders, JSONL of token ids, synthetic (only when asked for by name). One file per kind in data/.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "calib/executor.h"
+#include "formats/ir/graph.h"
+
+namespace qtool {
+
+/// How images become tensors; part of the recipe (data.image).
+struct ImageOptions {
+  std::int64_t resize = 0;                       // shorter side, bilinear; 0: none
+  std::int64_t crop_height = 0, crop_width = 0;  // centre crop; 0: the model's extent
+  std::vector<double> mean, std_dev;             // per channel, applied after dividing by `scale`
+  double scale = 255;
+  std::string layout = "nchw";  // or "nhwc"
+  std::string color = "rgb";    // or "bgr", "gray"
+};
+
+/// What the recipe says about data (recipe `data:` and `--calib`, `--eval`).
+struct DataOptions {
+  std::string path;          // file or folder; empty: none
+  std::string kind;          // "npz", "npy", "test_data_set", "safetensors", "images", "jsonl", "random";
+                             // empty: by what the path is
+  std::int64_t samples = 0;  // 0: all that there are; more than there are is an error
+  std::int64_t skip = 0;     // leave out the first ones
+  std::int64_t batch = 0;    // rows per run where the model's batch is free; 0: chosen
+  ImageOptions image;
+  std::map<std::string, std::string> state;  // output -> input carried over a sequence of samples, from zeros
+  std::string labels;                        // name of an array with class labels, or empty
+  std::uint64_t seed = 0;                    // kind "random" only
+};
+
+/// Data bound to a graph: names, types and shapes checked, symbolic extents bound, cut into the model's batch.
+class Dataset {
+ public:
+  virtual ~Dataset() = default;
+  /// Runs of the model that the data make.
+  virtual std::int64_t batches() const = 0;
+  /// Samples in all batches.
+  virtual std::int64_t samples() const = 0;
+  /// Feeds of batch i. Thread-safe.
+  virtual Feeds feeds(std::int64_t i) const = 0;
+  /// Class labels of batch i (i64, one per sample); empty tensor when there are none.
+  virtual Tensor labels(std::int64_t i) const;
+  /// output -> input that a run hands to the next (step graphs); empty: runs are independent. A sequence starts
+  /// again (from zeros) where restarts(i) is true.
+  virtual const std::map<ValueId, ValueId>& state() const;
+  virtual bool restarts(std::int64_t i) const;
+  /// SHA-256 over names, types, shapes and bytes, for keys and the manifest.
+  virtual std::string digest() const = 0;
+  /// True for random data: the artefact must say so.
+  virtual bool synthetic() const { return false; }
+};
+
+/// Error(Code::calibration) in one sentence for wrong names, types, shapes, too few samples or an empty set.
+std::unique_ptr<Dataset> open_dataset(const Graph&, const DataOptions&);
+
+/// Runs `executor` over all batches in order, carrying state where the data set says so. `wanted` values go to visit
+/// with the batch number.
+void run_dataset(const Graph&, const Executor&, const Dataset&, std::span<const ValueId> wanted,
+                 const std::function<void(std::int64_t batch, ValueId, const Tensor&)>& visit);
+
+}  // namespace qtool

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+// Executor: runs a graph, in either reading, forward and backward. Every value is freed after its last use.
+//
+// Quantized reading: an operand is passed through fake_quantize() of its Use::quant before the operator sees it
+// (constants once, at construction); graph outputs likewise. is_bias specs take their scale from inputs 0 and 1.
+// The target's own arithmetic (int8 activations inside MatMulNBits) is part of the specs.
+//
+// Same bytes for any number of threads. run() and gradients() are safe to call from several threads.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "formats/base/threads.h"
+#include "formats/ir/graph.h"
+
+namespace qtool {
+
+enum class Reading : std::uint8_t { reference, quantized };
+
+using Feeds = std::map<ValueId, Tensor>;
+
+class Executor {
+ public:
+  /// Keeps references to `graph` and `threads`; both must outlive it. Error(Code::input) naming the first node whose
+  /// operator or opset is unknown.
+  Executor(const Graph& graph, Reading reading, Threads& threads);
+  ~Executor();
+  Executor(const Executor&) = delete;
+  Executor& operator=(const Executor&) = delete;
+
+  /// Values of `wanted`, in that order. Requires: feeds hold every graph input without default; types and ranks are
+  /// checked against the declared ones, Error(Code::calibration) otherwise.
+  std::vector<Tensor> run(const Feeds& feeds, std::span<const ValueId> wanted) const;
+  /// The graph's outputs.
+  std::vector<Tensor> run(const Feeds& feeds) const;
+  /// Calls `visit` for each wanted value as it is computed, then lets go of it: peak memory stays that of a plain run.
+  using Visit = std::function<void(ValueId, const Tensor&)>;
+  void run(const Feeds& feeds, std::span<const ValueId> wanted, const Visit& visit) const;
+  /// d(loss)/d(wanted), where `seeds` holds d(loss)/d(value) for some values.
+  std::vector<Tensor> gradients(const Feeds& feeds, const Feeds& seeds, std::span<const ValueId> wanted) const;
+
+ private:
+  struct Plan;
+  std::unique_ptr<const Plan> plan_;
+};
+
+}  // namespace qtool

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+// Observers and the statistics cache. One sweep over the data serves everyone who asks; results are cached under
+// the Merkle hash of the value they describe, so any change upstream is a change of key.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "calib/data.h"
+#include "calib/executor.h"
+#include "formats/base/journal.h"
+#include "formats/ir/graph.h"
+#include "formats/number/number.h"
+
+namespace qtool {
+
+/// How a range is chosen from data.
+struct ObserverOptions {
+  std::string method = "minmax";         // "minmax", "percentile", "entropy", "mse"
+  double percentile = 99.99;             // of |x| (symmetric) or of both tails
+  std::int64_t bins = 2048;              // of the online histogram
+  int axis = -1;                         // per channel along this axis; -1: per tensor
+  const NumberFormat* format = nullptr;  // entropy and mse: whose grid to fit
+  bool symmetric = false;
+};
+
+/// One entry per channel (one in all per tensor).
+struct Range {
+  std::vector<float> low, high;
+  std::vector<float> mean;  // per last observed axis, see Calibration::means
+  std::int64_t count = 0;   // elements seen
+};
+
+/// Data, executor and caches of a run; what passes measure with.
+class Calibration {
+ public:
+  /// `data` may be null: passes that need it then throw Error(Code::calibration).
+  Calibration(std::shared_ptr<const Dataset> data, Threads& threads, Journal& journal);
+  ~Calibration();
+
+  bool has_data() const;
+  const Dataset& data() const;
+
+  /// Ranges of values of the given reading, one sweep for all that are not cached.
+  struct Request {
+    ValueId value;
+    ObserverOptions options;
+  };
+  std::vector<Range> ranges(const Graph&, Reading, std::span<const Request>);
+  /// Mean over all samples and positions per index of `axis`, of the values in the given reading.
+  std::vector<std::vector<double>> means(const Graph&, Reading, std::span<const ValueId>, int axis);
+  /// Runs once over at most `batches` batches (0: all), for everything else.
+  void sweep(const Graph&, Reading, std::span<const ValueId>, std::int64_t batches,
+             const std::function<void(std::int64_t batch, ValueId, const Tensor&)>& visit);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace qtool

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+// Files: input mapped read-only; output written aside and renamed, so that a path holds the old bytes or the
+// whole new ones, never half. Every failure is an Error that names the path.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace qtool {
+
+/// A file mapped into memory, read-only. Copies share the mapping; the last one unmaps.
+class MappedFile {
+ public:
+  /// Error(Code::input) when the file is missing, is no regular file or cannot be read.
+  explicit MappedFile(const std::filesystem::path&);
+  std::span<const std::byte> bytes() const { return {data_.get(), size_}; }
+  /// Keeps the mapping alive.
+  std::shared_ptr<const void> owner() const { return data_; }
+
+ private:
+  std::shared_ptr<const std::byte> data_;
+  std::size_t size_ = 0;
+};
+
+/// The whole file as text. For small files (recipes, JSON): at most 64 MiB.
+std::string read_text(const std::filesystem::path&);
+
+/// A file that appears at its path only on publish(). Without publish the partial file is removed.
+class OutputFile {
+ public:
+  explicit OutputFile(std::filesystem::path target);
+  ~OutputFile();
+  OutputFile(OutputFile&&) noexcept;
+  OutputFile& operator=(OutputFile&&) = delete;
+  void write(std::span<const std::byte>);
+  void write(std::string_view text) { write(std::as_bytes(std::span(text.data(), text.size()))); }
+  /// Bytes written so far.
+  std::size_t size() const { return size_; }
+  /// Where the bytes are until publish(); flushed, for a check that reads the file back.
+  const std::filesystem::path& flush();
+  /// Flushes to the disk, then renames over the target.
+  void publish();
+
+ private:
+  std::filesystem::path target_, partial_;
+  int fd_ = -1;
+  std::size_t size_ = 0;
+};
+
+}  // namespace qtool

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+// Opening models by their first bytes, and writing them. The only door to Protobuf and ONNX is in
+// onnx_*.cpp and ir/text.cpp; no header of ours shows their types.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+
+#include "formats/ir/graph.h"
+
+namespace qtool {
+
+/// Reads any model format that qtool knows. Error(Code::input) in one sentence for anything broken.
+Graph read_model(const std::filesystem::path&);
+
+/// An ONNX model. Weights above 1 KiB in external files stay mapped; a location that leaves the folder of the
+/// model, or does not exist, or is too short is refused before it is opened.
+Graph read_onnx(const std::filesystem::path&);
+/// A serialized ModelProto in memory; `source` names it in messages. External data is looked up in `folder`.
+Graph read_onnx_bytes(std::span<const std::byte>, const std::string& source, const std::filesystem::path& folder = {});
+
+struct OnnxWriteOptions {
+  /// Initializers go to `<file>.data` when the model would pass this many bytes (protobuf ends at 2 GiB).
+  std::uint64_t external_above = std::uint64_t{1} << 31;
+};
+
+/// Serializes `graph` as a ModelProto: an untouched graph gives back the message it was read from; only what a
+/// pass changed is written anew. Quant annotations on uses are not written: emitters turn them into nodes first.
+std::string write_onnx_bytes(const Graph&);
+/// Writes aside, then renames (with `<file>.data` first when weights are external).
+void write_onnx(const Graph&, const std::filesystem::path&, const OnnxWriteOptions& = {});
+
+/// Rewrites every node so that the graph means the same at ai.onnx opset `version` (up or down). Error(Code::input)
+/// naming the node when a construct has no exact equivalent. Renumbering alone never happens.
+void convert_opset(Graph&, std::int64_t version);
+
+/// The graph with every call of a local function replaced by the function's body, names made unique.
+Graph inline_functions(const Graph&);
+
+}  // namespace qtool

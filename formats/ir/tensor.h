@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+// Tensor: a value. Copying shares the bytes; writing detaches them. Row-major, little-endian; sub-byte
+// element types stay packed as ONNX packs them (flat sequence, first element in the low bits, zero tail).
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace qtool {
+
+/// Every TensorProto type. Names of the minifloats follow ONNX.
+enum class DType : std::uint8_t {
+  f32,
+  f16,
+  bf16,
+  f64,
+  i8,
+  u8,
+  i16,
+  u16,
+  i32,
+  u32,
+  i64,
+  u64,
+  boolean,
+  string,
+  c64,
+  c128,
+  i4,
+  u4,
+  i2,
+  u2,
+  f8e4m3fn,
+  f8e4m3fnuz,
+  f8e5m2,
+  f8e5m2fnuz,
+  f8e8m0,
+  f6e2m3,
+  f6e3m2,
+  f4e2m1,
+};
+
+/// "f32", "u4", ... ; the spelling that recipes, messages and JSON use.
+std::string_view name_of(DType);
+/// Bits of one stored element; 0 for string.
+int bit_width(DType);
+/// Bytes of `count` packed elements.
+std::size_t byte_size(DType, std::int64_t count);
+/// f16, bf16, f32, f64.
+bool is_float(DType);
+/// The integer types of 8 to 64 bits.
+bool is_integer(DType);
+
+/// Extents; -1: known only when run.
+using Shape = std::vector<std::int64_t>;
+/// Product of the extents. Error(Code::input) on a negative extent or on overflow of 2^62.
+std::int64_t element_count(const Shape&);
+/// "[1, 3, ?, ?]".
+std::string to_string(const Shape&);
+
+template <class T>
+struct DTypeOf;
+template <>
+struct DTypeOf<float> {
+  static constexpr DType value = DType::f32;
+};
+template <>
+struct DTypeOf<double> {
+  static constexpr DType value = DType::f64;
+};
+template <>
+struct DTypeOf<std::int8_t> {
+  static constexpr DType value = DType::i8;
+};
+template <>
+struct DTypeOf<std::uint8_t> {
+  static constexpr DType value = DType::u8;
+};
+template <>
+struct DTypeOf<std::int16_t> {
+  static constexpr DType value = DType::i16;
+};
+template <>
+struct DTypeOf<std::uint16_t> {
+  static constexpr DType value = DType::u16;
+};
+template <>
+struct DTypeOf<std::int32_t> {
+  static constexpr DType value = DType::i32;
+};
+template <>
+struct DTypeOf<std::uint32_t> {
+  static constexpr DType value = DType::u32;
+};
+template <>
+struct DTypeOf<std::int64_t> {
+  static constexpr DType value = DType::i64;
+};
+template <>
+struct DTypeOf<std::uint64_t> {
+  static constexpr DType value = DType::u64;
+};
+template <>
+struct DTypeOf<bool> {
+  static constexpr DType value = DType::boolean;
+};
+
+/// Bytes with an owner: heap memory, or a window into something mapped. Read-only once shared.
+class Buffer {
+ public:
+  /// Heap memory of `size` bytes, aligned to 64, zeroed.
+  static std::shared_ptr<Buffer> allocate(std::size_t size);
+  /// Bytes owned by `owner` (a mapping); never written.
+  static std::shared_ptr<Buffer> view(std::span<const std::byte> bytes, std::shared_ptr<const void> owner);
+  std::span<const std::byte> bytes() const { return {data_, size_}; }
+  bool writable() const { return writable_; }
+
+ private:
+  friend class Tensor;
+  const std::byte* data_ = nullptr;
+  std::size_t size_ = 0;
+  bool writable_ = false;
+  std::shared_ptr<const void> owner_;
+};
+
+class Tensor {
+ public:
+  /// No value at all (an optional input left out); dtype f32, shape [0].
+  Tensor() = default;
+  /// Zeros. Strings: empty strings.
+  Tensor(DType, Shape);
+  /// Requires: buffer has byte_size(dtype, element_count(shape)) bytes.
+  Tensor(DType, Shape, std::shared_ptr<Buffer>);
+  static Tensor strings(Shape, std::vector<std::string>);
+  template <class T>
+  static Tensor of(Shape shape, std::span<const T> values) {
+    Tensor t(DTypeOf<T>::value, std::move(shape));
+    auto out = t.write<T>();
+    std::copy(values.begin(), values.end(), out.begin());
+    return t;
+  }
+  template <class T>
+  static Tensor of(Shape shape, std::initializer_list<T> values) {
+    return of<T>(std::move(shape), std::span<const T>(values.begin(), values.size()));
+  }
+  template <class T>
+  static Tensor scalar(T value) {
+    return of<T>({}, {value});
+  }
+
+  bool empty() const { return !buffer_ && !strings_; }
+  explicit operator bool() const { return !empty(); }
+  DType dtype() const { return dtype_; }
+  const Shape& shape() const { return shape_; }
+  std::int64_t rank() const { return static_cast<std::int64_t>(shape_.size()); }
+  std::int64_t count() const { return count_; }
+  std::size_t size_bytes() const { return buffer_ ? buffer_->bytes().size() : 0; }
+
+  /// T must match dtype (std::uint16_t also reads f16 and bf16; std::uint8_t any packed or 8-bit type).
+  template <class T>
+  std::span<const T> read() const {
+    check(DTypeOf<T>::value);
+    const auto b = bytes();
+    return {reinterpret_cast<const T*>(b.data()), b.size() / sizeof(T)};
+  }
+  /// Detaches if shared or mapped.
+  template <class T>
+  std::span<T> write() {
+    check(DTypeOf<T>::value);
+    const auto b = write_bytes();
+    return {reinterpret_cast<T*>(b.data()), b.size() / sizeof(T)};
+  }
+  std::span<const std::byte> bytes() const { return buffer_ ? buffer_->bytes() : std::span<const std::byte>{}; }
+  std::span<std::byte> write_bytes();
+  const std::vector<std::string>& read_strings() const;
+
+  /// The same bytes under another shape of equal count.
+  Tensor reshaped(Shape) const;
+  /// The same bytes under another type of equal width (u8 as i8, u16 as f16).
+  Tensor viewed_as(DType) const;
+  /// True when both share one buffer (used to see whether a constant was touched).
+  bool same_storage(const Tensor& other) const {
+    return buffer_ == other.buffer_ && strings_ == other.strings_ && dtype_ == other.dtype_ && shape_ == other.shape_;
+  }
+  /// Equal type, shape and bytes.
+  bool same_bytes(const Tensor& other) const;
+
+ private:
+  void check(DType asked) const;
+  DType dtype_ = DType::f32;
+  Shape shape_{0};
+  std::int64_t count_ = 0;
+  std::shared_ptr<Buffer> buffer_;
+  std::shared_ptr<const std::vector<std::string>> strings_;
+};
+
+/// Any numeric type to float32 (f16, bf16, minifloats and integers; sub-byte types unpacked). c64, c128 and
+/// strings: Error(Code::input).
+Tensor to_f32(const Tensor&);
+/// float32 to `dtype`, round to nearest even, saturating for integers and the minifloats without infinity.
+Tensor from_f32(const Tensor&, DType dtype);
+/// An integer or boolean tensor of any width as int64 values (for shapes, axes, indices).
+std::vector<std::int64_t> to_int64s(const Tensor&);
+
+}  // namespace qtool

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+// Pass: one transformation. It changes the graph or adds decisions, and reports nothing about itself: the pipeline
+// compares before and after, holds it to its declared effect and records what it did. No global state, no state
+// kept between runs.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <stop_token>
+#include <string_view>
+#include <vector>
+
+#include "calib/observe.h"
+#include "formats/base/journal.h"
+#include "formats/base/options.h"
+#include "formats/base/rng.h"
+#include "formats/base/threads.h"
+#include "formats/ir/graph.h"
+#include "formats/target.h"
+#include "recipes/reader/recipe.h"
+
+namespace qtool {
+
+/// What a pass may change; checked after every run.
+enum class Effect : std::uint8_t {
+  measure,     // nothing
+  equivalent,  // anything, but the reference reading gives the same outputs
+  annotate,    // only Use::quant
+  lossy,       // outputs too; inputs and outputs keep their names and types
+};
+std::string_view name_of(Effect);
+
+struct PassContext {
+  const Target& target;
+  Calibration& calibration;
+  Journal& journal;
+  Threads& threads;
+  const Rng& rng;
+  std::span<const Rule> rules;  // the recipe's format wishes
+  /// Nodes that the step's `where` selects; empty optional: all.
+  std::optional<std::vector<NodeId>> selected;
+  std::stop_token stop;
+
+  bool selects(NodeId) const;
+  /// Error(Code::interrupted) when a stop was asked for; call it inside long loops.
+  void check_stop() const;
+};
+
+class Pass {
+ public:
+  virtual ~Pass() = default;
+  virtual void options(Options&) {}
+  virtual void run(Graph&, PassContext&) = 0;
+};
+
+struct PassDef {
+  std::string_view name, summary, paper;
+  Effect effect;
+  int revision;  // raise it when results change
+  std::unique_ptr<Pass> (*make)();
+};
+
+template <class T>
+std::unique_ptr<Pass> make_pass() {
+  return std::make_unique<T>();
+}
+
+const PassDef* find_pass(std::string_view name);
+std::span<const PassDef* const> passes();
+
+namespace pass {
+#define QTOOL_PASS(name) extern const PassDef name;
+#include "passes/list.inc"
+#undef QTOOL_PASS
+}  // namespace pass
+
+}  // namespace qtool
