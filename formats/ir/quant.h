@@ -53,16 +53,24 @@ struct QuantSpec {
   bool is_bias = false;
 };
 
-/// Chooses symmetric or asymmetric scales from ranges (number-formats.md section 2): asymmetric ranges are
-/// widened to contain 0; an all-zero range gets scale 1. `low` and `high`: one entry per scale. Writes
-/// spec.scale and spec.zero_point for a value of shape `x`.
+/// Chooses symmetric or asymmetric scales from ranges (number-formats.md section 2): ranges are widened to contain
+/// 0; an all-zero range gets scale 1. `low` and `high`: one entry per scale. Writes spec.scale and spec.zero_point
+/// for a value of shape `x`.
+///   symmetric, signed       scale = max|x| / highest, no zero point
+///   symmetric, unsigned     the same about zero point 2^(bits-1); where no range goes below zero: no zero point
+///   not symmetric           scale = (high - low) / (highest - lowest), integers only; others stay symmetric
+///   scale_format e8m0       power of two, OCP MX with rule "even" (number-formats.md section 5)
+///   scale_format, other     rounded to it; second_scale, where empty, becomes what makes the largest scale fit
+/// Error(Code::calibration) for a range that is not finite.
 void set_scales(QuantSpec& spec, std::span<const float> low, std::span<const float> high, const Shape& x);
 
-/// Min and max per scale of `grain` over a float32 tensor.
+/// Min and max per scale of `grain` over a float32 tensor; 0, 0 where there is no element. Error(Code::input) for a
+/// NaN or an infinity; the caller knows whose it is and adds the name.
 void ranges_of(const Tensor& x, const Grain& grain, std::vector<float>& low, std::vector<float>& high);
 
 /// Codes of a float32 tensor under a spec with scales: u16 tensor of the shape of x holding each code's bits
-/// (two's complement for signed integers, sign-extended to int16). Uses spec.codes when present.
+/// (two's complement for signed integers, sign-extended to int16). Uses spec.codes when present. NaN becomes the
+/// zero point of integers. A bias (is_bias): i32 codes instead, scale must be present.
 Tensor quantize(const Tensor& x, const QuantSpec& spec);
 /// float32 values of such codes.
 Tensor dequantize(const Tensor& codes, const QuantSpec& spec);

@@ -203,7 +203,8 @@ class Tensor {
 /// Any numeric type to float32 (f16, bf16, minifloats and integers; sub-byte types unpacked). c64, c128 and
 /// strings: Error(Code::input).
 Tensor to_f32(const Tensor&);
-/// float32 to `dtype`, round to nearest even, saturating for integers and the minifloats without infinity.
+/// float32 to `dtype`, round to nearest even. Integers and formats of 8 bits or fewer saturate (ONNX Cast with
+/// saturate = 1); f16 and bf16 overflow to infinity. NaN: zero where the type has none and is an integer.
 Tensor from_f32(const Tensor&, DType dtype);
 /// An integer or boolean tensor of any width as int64 values (for shapes, axes, indices).
 std::vector<std::int64_t> to_int64s(const Tensor&);
