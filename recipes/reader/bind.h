@@ -16,8 +16,9 @@ namespace qtool {
 using Declare = std::function<void(Options&)>;
 
 /// Writes every setting into its knob. Error(Code::usage) with place: unknown name (nearest one told), wrong type,
-/// out of range, not one of the choices. `owner` names the thing in messages.
-void bind(const Settings&, const Declare&, std::string_view owner);
+/// out of range, not one of the choices. `owner` names the thing in messages: `step "gptq"`. (Not called `bind`: with
+/// arguments from std, argument-dependent lookup would prefer std::bind, which does nothing.)
+void bind_knobs(const Settings&, const Declare&, std::string_view owner);
 /// name, type, default, range or choices, help; for `passes`, docs and the schema.
 Json describe_knobs(const Declare&);
 /// "group=128 weights=int4 ...": current values in declaration order.

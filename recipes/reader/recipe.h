@@ -43,8 +43,11 @@ struct Place {
 struct Setting {
   Place place;
   std::variant<std::string, std::vector<Setting>, std::vector<std::pair<std::string, Setting>>> value;
-  bool quoted = false;                // a quoted scalar is never a number or a word like `null`
+  bool quoted = false;  // a quoted scalar is never a number or a word like `null`
+  Place key;            // of the key in front of a map's value; messages about names point here
+
   const std::string& scalar() const;  // Error(Code::usage) when it is none
+  bool null() const;                  // `~`, `null` or nothing at all
   Json json() const;                  // scalars as their YAML type
 };
 using Settings = std::vector<std::pair<std::string, Setting>>;
@@ -74,6 +77,7 @@ struct Step {
 struct Gate {
   std::optional<double> sqnr_db, kl, top1_drop, size_ratio, agreement;
   Place place;
+  Settings settings;  // as written, for --set
   bool any() const { return sqnr_db || kl || top1_drop || size_ratio || agreement; }
   bool needs_data() const { return sqnr_db || kl || top1_drop || agreement; }
 };
@@ -93,9 +97,11 @@ struct Recipe {
 /// Reads a recipe file, or a shipped recipe by its name. Error(Code::usage) with place and nearest name.
 Recipe load_recipe(const std::string& name_or_path);
 Recipe parse_recipe(std::string_view yaml, const std::string& source);
+Gate parse_gate(const Setting&);
 /// Shipped recipes: name and text, compiled in.
 std::vector<std::pair<std::string, std::string>> shipped_recipes();
-/// Applies `--set id.key=value` (step id or pass name; `emit.key`, `data.key`, `gate.key` too).
+/// Applies `--set id.key=value` (step id or pass name; `emit.key`, `data.key`, `eval.key`, `gate.key` and `target`
+/// too). The value is YAML: `--set data.image={resize: 256}` or `--set data.image.resize=256`.
 void set_knob(Recipe&, std::string_view assignment);
 
 /// The nearest of `candidates` by edit distance, or "" when none is near.
