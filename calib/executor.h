@@ -33,19 +33,24 @@ class Executor {
   Executor(const Executor&) = delete;
   Executor& operator=(const Executor&) = delete;
 
-  /// Values of `wanted`, in that order. Requires: feeds hold every graph input without default; types and ranks are
-  /// checked against the declared ones, Error(Code::calibration) otherwise.
+  /// Values of `wanted`, in that order, as their producers made them. Feeds may name any value, constants and
+  /// intermediate ones too: what only they depend on is not run. Error(Code::calibration) when a graph input without
+  /// default is needed and missing, or when type, rank or a fixed extent is not as declared.
   std::vector<Tensor> run(const Feeds& feeds, std::span<const ValueId> wanted) const;
-  /// The graph's outputs.
+  /// The graph's outputs, in this reading.
   std::vector<Tensor> run(const Feeds& feeds) const;
   /// Calls `visit` for each wanted value as it is computed, then lets go of it: peak memory stays that of a plain run.
   using Visit = std::function<void(ValueId, const Tensor&)>;
   void run(const Feeds& feeds, std::span<const ValueId> wanted, const Visit& visit) const;
-  /// d(loss)/d(wanted), where `seeds` holds d(loss)/d(value) for some values.
+  /// d(loss)/d(wanted) as float32 in the shape of the values, where `seeds` holds d(loss)/d(value) for some values;
+  /// zeros where no path leads. Quantization is differentiated straight through (Bengio et al., 2013,
+  /// arXiv:1308.3432) inside the range of the codes and stops gradients outside. Bodies of If, Loop and Scan and
+  /// operators without backward stop gradients.
   std::vector<Tensor> gradients(const Feeds& feeds, const Feeds& seeds, std::span<const ValueId> wanted) const;
 
+  struct Plan;  // calib/executor_plan.h
+
  private:
-  struct Plan;
   std::unique_ptr<const Plan> plan_;
 };
 

@@ -32,10 +32,14 @@ class OpContext {
   /// True when somebody wants output i.
   bool wants(std::size_t i) const { return i < node.outputs.size() && node.outputs[i] != ValueId::none; }
   void out(std::size_t i, Tensor t) const;  // ignored when nobody wants it
+  /// A tensor to write a result to: the bytes of input i when this is their last use and type and shape agree
+  /// (elements then still hold the input), else a new one.
+  Tensor reuse(std::size_t i, DType dtype, const Shape& shape) const;
   const Attrs& attrs() const { return node.attrs; }
 };
 
 /// Gradients: given d(loss)/d(output), fill d(loss)/d(input) (empty where gradients stop: integers, indices).
+/// Gradients are float32, and float inputs and outputs come as float32 whatever their type was.
 struct BackwardContext {
   const Node& node;
   std::int64_t opset;
@@ -43,6 +47,14 @@ struct BackwardContext {
   std::span<const Tensor> output_gradients;  // empty: nobody asked, treat as zero
   std::vector<Tensor>& input_gradients;      // sized to the inputs
   Threads& threads;
+  std::span<const std::uint8_t> wanted = {};  // by input: 0 where its gradient would be thrown away; empty: all wanted
+
+  const Tensor& in(std::size_t i) const;
+  bool has(std::size_t i) const { return !in(i).empty(); }
+  /// Gradient of output i; empty when nobody asked.
+  const Tensor& grad(std::size_t i) const { return output_gradients[i]; }
+  bool wants(std::size_t i) const { return i < inputs.size() && has(i) && (wanted.empty() || wanted[i] != 0); }
+  const Attrs& attrs() const { return node.attrs; }
 };
 
 /// Types of the outputs from the types of the inputs (and from constants: shapes, axes).
@@ -52,6 +64,17 @@ struct InferContext {
   std::span<const Type> inputs;
   std::span<const Tensor> constants;  // data of constant inputs; empty tensors otherwise
   std::vector<Type>& outputs;         // preset to unknown
+  /// Types of the outputs of the body in attribute `name`, given those of its inputs (bodies of If, Loop, Scan).
+  const std::function<std::vector<Type>(std::string_view name, const std::vector<Type>& inputs)>& infer_body;
+
+  /// The input's type, or an unknown one when it is absent or left out.
+  const Type& in(std::size_t i) const;
+  const Tensor& constant(std::size_t i) const;  // empty: not a constant
+  bool has(std::size_t i) const { return i < node.inputs.size() && node.inputs[i].value != ValueId::none; }
+  void out(std::size_t i, Type t) const;  // ignored when there is no such output
+  void out(std::size_t i, DType dtype) const;
+  void out(std::size_t i, DType dtype, Shape shape) const;
+  const Attrs& attrs() const { return node.attrs; }
 };
 
 struct OpDef {
@@ -61,6 +84,9 @@ struct OpDef {
   void (*forward)(const OpContext&);
   void (*backward)(BackwardContext&);  // null: gradients stop here
 };
+
+/// The ai.onnx opset of which qtool knows the meaning of every operator that it has.
+inline constexpr std::int64_t newest_opset = 28;
 
 /// Null when qtool has no such operator ("" and "ai.onnx" are one domain).
 const OpDef* find_op(std::string_view domain, std::string_view name);

@@ -188,6 +188,8 @@ class Tensor {
   bool same_storage(const Tensor& other) const {
     return buffer_ == other.buffer_ && strings_ == other.strings_ && dtype_ == other.dtype_ && shape_ == other.shape_;
   }
+  /// True when nobody else holds these bytes, so that write() does not copy.
+  bool sole_owner() const { return buffer_ && buffer_.use_count() == 1 && buffer_->writable(); }
   /// Equal type, shape and bytes.
   bool same_bytes(const Tensor& other) const;
 
