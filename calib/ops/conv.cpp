@@ -165,12 +165,12 @@ void forward(const OpContext& ctx) {
   const Tensor bias = ctx.has(2) ? compute_float(ctx.in(2), "the bias") : Tensor();
   require(!bias || bias.count() == c.groups * c.outputs, "the bias does not have one entry per output channel");
   Tensor y(x.dtype(), c.window.output_shape(c.batch, c.groups * c.outputs));
-  with_float(x.dtype(), [&](auto zero) {
+  op::for_float_type(x.dtype(), [&](auto zero) {
     using T = decltype(zero);
     convolve<T>(ctx.threads, c, x.read<T>().data(), kernel.read<T>().data(), bias ? bias.read<T>().data() : nullptr,
                 y.write<T>().data());
   });
-  ctx.out(0, stored_as(std::move(y), ctx.in(0).dtype()));
+  ctx.out(0, op::narrowed(std::move(y), ctx.in(0).dtype()));
 }
 
 void backward_bias(BackwardContext& ctx, const Convolution& c) {
@@ -199,9 +199,8 @@ void backward_image(BackwardContext& ctx, const Convolution& c) {
   ctx.threads.for_each(c.batch * c.groups, 1, [&](std::int64_t begin, std::int64_t end) {
     std::vector<float> columns(at(depth * positions));
     for (std::int64_t i = begin; i < end; ++i) {
-      gemm(ctx.threads, true, false, depth, positions, c.outputs, 1.0F,
-           kernel + i % c.groups * c.outputs * depth, depth, d + i * c.outputs * positions, positions, 0.0F,
-           columns.data(), positions);
+      gemm(ctx.threads, true, false, depth, positions, c.outputs, 1.0F, kernel + i % c.groups * c.outputs * depth,
+           depth, d + i * c.outputs * positions, positions, 0.0F, columns.data(), positions);
       add_columns_to_image(w, columns.data(), c.inputs, positions, to + i * c.inputs * w.input_size());
     }
   });

@@ -36,8 +36,8 @@ void unconvolve(Threads& threads, const Problem& p, const T* x, const T* kernel,
   const Window& w = p.window;
   const std::int64_t positions = w.output_size(), taps = w.kernel_size(), size = w.input_size();
   if (p.batch == 0 || p.outputs == 0 || size == 0) return;
-  const std::int64_t block =
-      std::clamp<std::int64_t>(column_block / std::max<std::int64_t>(1, taps * positions), 1, std::max<std::int64_t>(1, (p.outputs + 3) / 4));
+  const std::int64_t block = std::clamp<std::int64_t>(column_block / std::max<std::int64_t>(1, taps * positions), 1,
+                                                      std::max<std::int64_t>(1, (p.outputs + 3) / 4));
   const std::int64_t blocks = (p.outputs + block - 1) / block;
   threads.for_each(p.batch * p.groups * blocks, 1, [&](std::int64_t begin, std::int64_t end) {
     std::vector<T> columns;
@@ -45,9 +45,8 @@ void unconvolve(Threads& threads, const Problem& p, const T* x, const T* kernel,
       const std::int64_t image = t / blocks, group = image % p.groups;
       const std::int64_t m0 = t % blocks * block, m1 = std::min(m0 + block, p.outputs), rows = (m1 - m0) * taps;
       columns.resize(at(rows * positions));
-      gemm(threads, true, false, rows, positions, p.inputs, T(1),
-           kernel + (group * p.inputs * p.outputs + m0) * taps, p.outputs * taps, x + image * p.inputs * positions,
-           positions, T(0), columns.data(), positions);
+      gemm(threads, true, false, rows, positions, p.inputs, T(1), kernel + (group * p.inputs * p.outputs + m0) * taps,
+           p.outputs * taps, x + image * p.inputs * positions, positions, T(0), columns.data(), positions);
       T* to = y + (image * p.outputs + m0) * size;
       for (std::int64_t m = m0; m < m1; ++m) {
         std::fill(to + (m - m0) * size, to + (m - m0 + 1) * size, bias == nullptr ? T(0) : bias[group * p.outputs + m]);
@@ -80,12 +79,12 @@ void forward(const OpContext& ctx) {
   Shape shape{p.batch, p.groups * p.outputs};
   for (std::size_t i = 3 - p.window.axes; i < 3; ++i) shape.push_back(p.window.input[i]);
   Tensor y(x.dtype(), shape);
-  with_float(x.dtype(), [&](auto zero) {
+  op::for_float_type(x.dtype(), [&](auto zero) {
     using T = decltype(zero);
     unconvolve<T>(ctx.threads, p, x.read<T>().data(), kernel.read<T>().data(), bias ? bias.read<T>().data() : nullptr,
                   y.write<T>().data());
   });
-  ctx.out(0, stored_as(std::move(y), ctx.in(0).dtype()));
+  ctx.out(0, op::narrowed(std::move(y), ctx.in(0).dtype()));
 }
 
 }  // namespace

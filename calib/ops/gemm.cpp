@@ -88,7 +88,7 @@ void forward(const OpContext& ctx) {
     require(ctx.in(1).dtype() == stored && (!ctx.has(2) || ctx.in(2).dtype() == stored),
             "the operands of Gemm differ in type");
     Tensor y(stored, {p.m, p.n});
-    with_integer(stored, [&](auto zero) {
+    op::for_integer_type(stored, [&](auto zero) {
       using T = decltype(zero);
       gemm_integers<T>(p, ctx.in(0).read<T>().data(), ctx.in(1).read<T>().data(),
                        ctx.has(2) ? ctx.in(2).read<T>().data() : nullptr, y.write<T>().data());
@@ -98,14 +98,14 @@ void forward(const OpContext& ctx) {
   const Tensor a = compute_float(ctx.in(0), "operand A"), b = compute_float(ctx.in(1), "operand B");
   const Tensor c = ctx.has(2) ? compute_float(ctx.in(2), "operand C") : Tensor();
   Tensor y(a.dtype(), {p.m, p.n});
-  with_float(a.dtype(), [&](auto zero) {
+  op::for_float_type(a.dtype(), [&](auto zero) {
     using T = decltype(zero);
     T* out = y.write<T>().data();
     if (c) spread<T>(p, c.read<T>().data(), T(p.beta), out);
     gemm(ctx.threads, p.transpose_a, p.transpose_b, p.m, p.n, p.k, T(p.alpha), a.read<T>().data(),
          p.transpose_a ? p.m : p.k, b.read<T>().data(), p.transpose_b ? p.k : p.n, c ? T(1) : T(0), out, p.n);
   });
-  ctx.out(0, stored_as(std::move(y), stored));
+  ctx.out(0, op::narrowed(std::move(y), stored));
 }
 
 void backward(BackwardContext& ctx) {
@@ -138,7 +138,8 @@ void backward(BackwardContext& ctx) {
     Tensor dc(DType::f32, ctx.in(2).shape());
     std::vector<double> sums(at(dc.count()), 0.0);
     for (std::int64_t i = 0; i < p.m; ++i) {
-      for (std::int64_t j = 0; j < p.n; ++j) sums[at(i * p.c_row + j * p.c_column)] += static_cast<double>(d[i * p.n + j]);
+      for (std::int64_t j = 0; j < p.n; ++j)
+        sums[at(i * p.c_row + j * p.c_column)] += static_cast<double>(d[i * p.n + j]);
     }
     const auto to = dc.write<float>();
     for (std::size_t i = 0; i < to.size(); ++i) to[i] = p.beta * static_cast<float>(sums[i]);

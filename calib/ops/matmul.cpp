@@ -212,7 +212,7 @@ void matmul(const OpContext& c) {
   if (is_integer(a.dtype())) {
     require(a.dtype() == b.dtype(), "the operands of MatMul differ in type");
     Tensor y(a.dtype(), plan.output);
-    with_integer(a.dtype(), [&](auto zero) {
+    op::for_integer_type(a.dtype(), [&](auto zero) {
       using T = decltype(zero);
       multiply_integers<T>(c.threads, plan, a.read<T>().data(), b.read<T>().data(), y.write<T>().data());
     });
@@ -220,11 +220,11 @@ void matmul(const OpContext& c) {
   }
   const Tensor x = compute_float(a, "operand A"), w = compute_float(b, "operand B");
   Tensor y(x.dtype(), plan.output);
-  with_float(x.dtype(), [&](auto zero) {
+  op::for_float_type(x.dtype(), [&](auto zero) {
     using T = decltype(zero);
     multiply_stacks<T>(c.threads, plan, T(1), x.read<T>().data(), w.read<T>().data(), y.write<T>().data());
   });
-  c.out(0, stored_as(std::move(y), a.dtype()));
+  c.out(0, op::narrowed(std::move(y), a.dtype()));
 }
 
 void product_backward(BackwardContext& c, const MatMulPlan& plan, float alpha) {
@@ -265,11 +265,11 @@ void fused_matmul(const OpContext& c) {
   const Tensor a = compute_float(c.in(0), "operand A"), b = compute_float(c.in(1), "operand B");
   const MatMulPlan plan = plan_matmul(a.shape(), b.shape(), f.transpose_a, f.transpose_b);
   Tensor y(a.dtype(), plan.output);
-  with_float(a.dtype(), [&](auto zero) {
+  op::for_float_type(a.dtype(), [&](auto zero) {
     using T = decltype(zero);
     multiply_stacks<T>(c.threads, plan, T(f.alpha), a.read<T>().data(), b.read<T>().data(), y.write<T>().data());
   });
-  c.out(0, stored_as(std::move(y), c.in(0).dtype()));
+  c.out(0, op::narrowed(std::move(y), c.in(0).dtype()));
 }
 
 void fused_backward(BackwardContext& c) {

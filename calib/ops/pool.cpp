@@ -190,10 +190,10 @@ Shape global_shape(const Shape& image) {
 
 std::int64_t plane_size(const Shape& image) { return element_count(Shape(image.begin() + 2, image.end())); }
 
-void infer_same(InferContext& c) { infer_pool(c, 0, c.in(0).known_dtype, c.in(0).dtype); }
+void infer_window_op(InferContext& c) { infer_pool(c, 0, c.in(0).known_dtype, c.in(0).dtype); }
 
 void infer_max(InferContext& c) {
-  infer_same(c);
+  infer_window_op(c);
   Type t = c.outputs.empty() ? Type{} : c.outputs[0];
   t.dtype = DType::i64;
   t.known_dtype = true;
@@ -242,9 +242,9 @@ void max_forward(const OpContext& ctx) {
   } else if (stored == DType::u8) {
     max_pool<std::uint8_t>(ctx, x, w, y, indices);
   } else {
-    with_float(x.dtype(), [&](auto zero) { max_pool<decltype(zero)>(ctx, x, w, y, indices); });
+    op::for_float_type(x.dtype(), [&](auto zero) { max_pool<decltype(zero)>(ctx, x, w, y, indices); });
   }
-  ctx.out(0, stored_as(std::move(y), stored));
+  ctx.out(0, op::narrowed(std::move(y), stored));
   if (indices) ctx.out(1, std::move(indices));
 }
 
@@ -274,11 +274,11 @@ void average_forward(const OpContext& ctx) {
   const Window w = pool_window_of(ctx.attrs(), x.shape());
   Tensor y(x.dtype(), w.output_shape(x.shape()[0], x.shape()[1]));
   const std::vector<float> divisors = pool_divisors(w, include_pad(ctx.attrs()));
-  with_float(x.dtype(), [&](auto zero) {
+  op::for_float_type(x.dtype(), [&](auto zero) {
     using T = decltype(zero);
     average_pool<T>(ctx.threads, w, planes_of(x.shape()), divisors, x.read<T>().data(), y.write<T>().data());
   });
-  ctx.out(0, stored_as(std::move(y), ctx.in(0).dtype()));
+  ctx.out(0, op::narrowed(std::move(y), ctx.in(0).dtype()));
 }
 
 void average_backward(BackwardContext& ctx) {
@@ -308,11 +308,11 @@ void average_backward(BackwardContext& ctx) {
 void global_average_forward(const OpContext& ctx) {
   const Tensor x = compute_float(ctx.in(0), "the image");
   Tensor y(x.dtype(), global_shape(x.shape()));
-  with_float(x.dtype(), [&](auto zero) {
+  op::for_float_type(x.dtype(), [&](auto zero) {
     using T = decltype(zero);
     plane_means<T>(ctx.threads, planes_of(x.shape()), plane_size(x.shape()), x.read<T>().data(), y.write<T>().data());
   });
-  ctx.out(0, stored_as(std::move(y), ctx.in(0).dtype()));
+  ctx.out(0, op::narrowed(std::move(y), ctx.in(0).dtype()));
 }
 
 void global_average_backward(BackwardContext& ctx) {
@@ -330,7 +330,7 @@ void global_max_forward(const OpContext& ctx) {
   const Tensor x = compute_float(ctx.in(0), "the image");
   Tensor y(x.dtype(), global_shape(x.shape()));
   const std::int64_t size = plane_size(x.shape());
-  with_float(x.dtype(), [&](auto zero) {
+  op::for_float_type(x.dtype(), [&](auto zero) {
     using T = decltype(zero);
     const T* from = x.read<T>().data();
     for (T& out : y.write<T>()) {
@@ -339,7 +339,7 @@ void global_max_forward(const OpContext& ctx) {
       from += size;
     }
   });
-  ctx.out(0, stored_as(std::move(y), ctx.in(0).dtype()));
+  ctx.out(0, op::narrowed(std::move(y), ctx.in(0).dtype()));
 }
 
 /// The exponent of an Lp norm: an integer since opset 2, a float before.
@@ -360,7 +360,7 @@ void lp_forward(const OpContext& ctx) {
   const Window w = pool_window_of(ctx.attrs(), x.shape());
   const double exponent = exponent_of(ctx.attrs());
   Tensor y(x.dtype(), w.output_shape(x.shape()[0], x.shape()[1]));
-  with_float(x.dtype(), [&](auto zero) {
+  op::for_float_type(x.dtype(), [&](auto zero) {
     using T = decltype(zero);
     const T* from = x.read<T>().data();
     T* out = y.write<T>().data();
@@ -380,7 +380,7 @@ void lp_forward(const OpContext& ctx) {
       }
     });
   });
-  ctx.out(0, stored_as(std::move(y), ctx.in(0).dtype()));
+  ctx.out(0, op::narrowed(std::move(y), ctx.in(0).dtype()));
 }
 
 void global_lp_forward(const OpContext& ctx) {
@@ -388,7 +388,7 @@ void global_lp_forward(const OpContext& ctx) {
   const double exponent = exponent_of(ctx.attrs());
   Tensor y(x.dtype(), global_shape(x.shape()));
   const std::int64_t size = plane_size(x.shape());
-  with_float(x.dtype(), [&](auto zero) {
+  op::for_float_type(x.dtype(), [&](auto zero) {
     using T = decltype(zero);
     const T* from = x.read<T>().data();
     for (T& out : y.write<T>()) {
@@ -398,7 +398,7 @@ void global_lp_forward(const OpContext& ctx) {
       from += size;
     }
   });
-  ctx.out(0, stored_as(std::move(y), ctx.in(0).dtype()));
+  ctx.out(0, op::narrowed(std::move(y), ctx.in(0).dtype()));
 }
 
 void unpool_infer(InferContext& c) {
@@ -411,7 +411,8 @@ void unpool_forward(const OpContext& ctx) {
   require(x.dtype() == DType::f32, "MaxUnpool needs float32 values");
   // The inverse of the extents of a pool: its window, seen from the small image.
   Shape shape = x.shape();
-  const Window w = transposed_window_of(ctx.attrs(), x.shape(), ctx.attrs().get("kernel_shape", std::vector<std::int64_t>{}));
+  const Window w =
+      transposed_window_of(ctx.attrs(), x.shape(), ctx.attrs().get("kernel_shape", std::vector<std::int64_t>{}));
   for (std::size_t i = 0; i < w.axes; ++i) shape[i + 2] = w.input[3 - w.axes + i];
   // Indices count in the extents that the pool saw; output_shape may ask for more room around them.
   const Shape counted = shape;
@@ -436,12 +437,12 @@ void unpool_forward(const OpContext& ctx) {
 
 }  // namespace
 
-constinit const OpDef AveragePool{"AveragePool", "", 1, infer_same, average_forward, average_backward};
+constinit const OpDef AveragePool{"AveragePool", "", 1, infer_window_op, average_forward, average_backward};
 constinit const OpDef GlobalAveragePool{"GlobalAveragePool",    "", 1, infer_global, global_average_forward,
                                         global_average_backward};
 constinit const OpDef GlobalLpPool{"GlobalLpPool", "", 1, infer_global, global_lp_forward, nullptr};
 constinit const OpDef GlobalMaxPool{"GlobalMaxPool", "", 1, infer_global, global_max_forward, nullptr};
-constinit const OpDef LpPool{"LpPool", "", 1, infer_same, lp_forward, nullptr};
+constinit const OpDef LpPool{"LpPool", "", 1, infer_window_op, lp_forward, nullptr};
 constinit const OpDef MaxPool{"MaxPool", "", 1, infer_max, max_forward, max_backward};
 constinit const OpDef MaxUnpool{"MaxUnpool", "", 9, unpool_infer, unpool_forward, nullptr};
 

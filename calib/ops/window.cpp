@@ -33,7 +33,8 @@ std::vector<std::int64_t> checked(const Attrs& attrs, const char* name, std::siz
 
 Attributes read_attributes(const Attrs& attrs, std::size_t axes, const Shape& kernel) {
   require(axes >= 1 && axes <= 3, "the image has " + std::to_string(axes) + " spatial axes; 1 to 3 are supported");
-  require(kernel.size() == axes, "the kernel " + to_string(kernel) + " does not have " + std::to_string(axes) + " axes");
+  require(kernel.size() == axes,
+          "the kernel " + to_string(kernel) + " does not have " + std::to_string(axes) + " axes");
   for (const std::int64_t k : kernel) {
     require(k >= 1 && k <= largest_attribute, "the kernel has the extents " + to_string(kernel));
   }
@@ -106,7 +107,8 @@ Extent unslide(const Attributes& a, std::size_t axes, std::size_t i, std::int64_
 
 void check_image(const Shape& image, std::size_t axes) {
   for (std::size_t i = 0; i < axes; ++i) {
-    require(image[i + 2] >= 0 && image[i + 2] <= (std::int64_t{1} << 40), "the image has the shape " + to_string(image));
+    require(image[i + 2] >= 0 && image[i + 2] <= (std::int64_t{1} << 40),
+            "the image has the shape " + to_string(image));
   }
 }
 
@@ -141,8 +143,8 @@ Window window_of(const Attrs& attrs, const Shape& image, const Shape& kernel, bo
   for (std::size_t i = 0; i < w.axes; ++i) {
     const std::size_t at3 = 3 - w.axes + i;
     const Extent e = slide(a, w.axes, i, image[i + 2], kernel[i], ceil_mode);
-    require(e.output >= 1 || image[i + 2] == 0, "a kernel of extents " + to_string(kernel) +
-                                                    " does not fit into an image of shape " + to_string(image));
+    require(e.output >= 1 || image[i + 2] == 0,
+            "a kernel of extents " + to_string(kernel) + " does not fit into an image of shape " + to_string(image));
     w.input[at3] = image[i + 2];
     w.output[at3] = std::max<std::int64_t>(e.output, 0);
     w.kernel[at3] = kernel[i];
