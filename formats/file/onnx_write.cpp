@@ -1,0 +1,408 @@
+// SPDX-License-Identifier: Apache-2.0
+// Graph to ModelProto: skeletons first (onnx_internal.h), what the graph says laid over them. The same graph gives
+// the same bytes.
+#include <google/protobuf/io/coded_stream.h>
+#include <google/protobuf/io/zero_copy_stream_impl_lite.h>
+#include <onnx/onnx_pb.h>
+
+#include <algorithm>
+#include <cstring>
+#include <set>
+
+#include "formats/base/error.h"
+#include "formats/file/onnx_internal.h"
+#include "formats/file/reader.h"
+
+namespace qtool {
+namespace onnx_file {
+namespace {
+
+using onnx::AttributeProto;
+using Names = std::vector<std::string>;  // by value id: what the file calls it
+
+std::size_t index(ValueId v) { return static_cast<std::size_t>(v); }
+std::string plain_domain(const std::string& domain) { return domain == "ai.onnx" ? std::string() : domain; }
+
+template <class Message>
+void lay(const ExtrasPtr& extras, Message& out) {
+  if (const auto* kept = extras_as<MessageExtras>(extras)) {
+    QTOOL_ENSURE(out.ParseFromString(kept->message), "a kept message can be read again");
+  }
+}
+
+class Writer {
+ public:
+  explicit Writer(Elsewhere elsewhere) : elsewhere_(std::move(elsewhere)) {}
+  void put_model(const Graph& graph, onnx::ModelProto& out) const;
+
+ private:
+  void put_opsets(const std::map<std::string, std::int64_t>& opsets,
+                  google::protobuf::RepeatedPtrField<onnx::OperatorSetIdProto>& out) const;
+  void put_function(const Function& function, onnx::FunctionProto& out) const;
+  Names names_in(const Graph& graph, const std::vector<std::string>& captured) const;
+  void put_graph(const Graph& graph, const std::vector<std::string>& captured, onnx::GraphProto& out) const;
+  void put_values(const Graph& graph, const Names& names, onnx::GraphProto& out) const;
+  void put_info(const Value& value, const std::string& name, const std::string& kept, onnx::ValueInfoProto& out) const;
+  void put_node(const Graph& graph, const Node& node, const Names& names, onnx::NodeProto& out) const;
+  void put_attr(const Attr& attr, const Node* node, const Names& names, AttributeProto& out) const;
+  void put_body(const Graph& body, const Node* owner, const Names& names, onnx::GraphProto& out) const;
+
+  Elsewhere elsewhere_;
+};
+
+void Writer::put_opsets(const std::map<std::string, std::int64_t>& opsets,
+                        google::protobuf::RepeatedPtrField<onnx::OperatorSetIdProto>& out) const {
+  std::set<std::string> present;
+  for (int i = 0; i < out.size();) {
+    const std::string domain = plain_domain(out.Get(i).domain());
+    const auto wanted = opsets.find(domain);
+    if (wanted == opsets.end()) {
+      out.DeleteSubrange(i, 1);
+      continue;
+    }
+    if (out.Get(i).version() != wanted->second) out.Mutable(i)->set_version(wanted->second);
+    present.insert(domain);
+    ++i;
+  }
+  for (const auto& [domain, version] : opsets) {
+    if (present.contains(domain)) continue;
+    auto* entry = out.Add();
+    entry->set_domain(domain);
+    entry->set_version(version);
+  }
+}
+
+void Writer::put_model(const Graph& graph, onnx::ModelProto& out) const {
+  QTOOL_ENSURE(graph.model != nullptr, "a graph that is written has a model");
+  const ModelInfo& model = *graph.model;
+  lay(model.extras, out);
+  if (!out.has_ir_version() || out.ir_version() != model.ir_version) out.set_ir_version(model.ir_version);
+  if (out.producer_name() != model.producer_name) out.set_producer_name(model.producer_name);
+  if (out.producer_version() != model.producer_version) out.set_producer_version(model.producer_version);
+  put_opsets(model.opsets, *out.mutable_opset_import());
+  const auto same_entry = [](const auto& kept, const auto& now) {
+    return kept.key() == now.first && kept.value() == now.second;
+  };
+  if (!std::equal(out.metadata_props().begin(), out.metadata_props().end(), model.metadata.begin(),
+                  model.metadata.end(), same_entry)) {
+    out.clear_metadata_props();
+    for (const auto& [key, value] : model.metadata) {
+      auto* entry = out.add_metadata_props();
+      entry->set_key(key);
+      entry->set_value(value);
+    }
+  }
+  for (const Function& function : model.functions) put_function(function, *out.add_functions());
+  put_graph(graph, {}, *out.mutable_graph());
+}
+
+void Writer::put_function(const Function& function, onnx::FunctionProto& out) const {
+  constexpr int overload_field = 13, defaults_field = 11;
+  lay(function.extras, out);
+  if (out.name() != function.name) out.set_name(function.name);
+  if (plain_domain(out.domain()) != function.domain) out.set_domain(function.domain);
+  if (unknown_string(out.unknown_fields(), overload_field) != function.overload) {
+    set_unknown_string(*out.mutable_unknown_fields(), overload_field, function.overload);
+  }
+  if (!std::equal(out.attribute().begin(), out.attribute().end(), function.attributes.begin(),
+                  function.attributes.end())) {
+    out.clear_attribute();
+    for (const std::string& name : function.attributes) out.add_attribute(name);
+  }
+  put_opsets(function.opsets, *out.mutable_opset_import());
+  const Graph& body = *function.body;
+  const Names names = names_in(body, {});
+  if (!function.defaults.empty()) {
+    google::protobuf::UnknownFieldSet others;
+    for (const Attr& attr : function.defaults) {
+      AttributeProto proto;
+      put_attr(attr, nullptr, names, proto);
+      others.AddLengthDelimited(defaults_field, proto.SerializeAsString());
+    }
+    others.MergeFrom(out.unknown_fields());
+    out.mutable_unknown_fields()->Swap(&others);
+  }
+  for (const ValueId v : body.inputs) out.add_input(names[index(v)]);
+  for (const Use& use : body.outputs) out.add_output(names[index(use.value)]);
+  for (const NodeId n : body.order()) put_node(body, body[n], names, *out.add_node());
+}
+
+Names Writer::names_in(const Graph& graph, const std::vector<std::string>& captured) const {
+  Names names(graph.value_slots());
+  for (const ValueId v : graph.values()) names[index(v)] = graph[v].name;
+  std::set<ValueId> inner;
+  std::set<std::string> outer;
+  for (const Capture& capture : graph.captures) {
+    QTOOL_ENSURE(capture.outer < captured.size(), "a capture names an outer value of its node");
+    names[index(capture.inner)] = captured[capture.outer];
+    inner.insert(capture.inner);
+    outer.insert(captured[capture.outer]);
+  }
+  for (const ValueId v : graph.values()) {
+    QTOOL_ENSURE(inner.contains(v) || !outer.contains(graph[v].name), "no value hides an outer one that is captured");
+  }
+  return names;
+}
+
+void Writer::put_body(const Graph& body, const Node* owner, const Names& names, onnx::GraphProto& out) const {
+  std::vector<std::string> captured;
+  if (owner != nullptr) {
+    for (const Use& use : owner->captured) captured.push_back(names[index(use.value)]);
+  }
+  put_graph(body, captured, out);
+}
+
+void Writer::put_info(const Value& value, const std::string& name, const std::string& kept,
+                      onnx::ValueInfoProto& out) const {
+  if (kept.empty()) {
+    out.set_name(name);
+    write_type(value.type, out);
+    return;
+  }
+  QTOOL_ENSURE(out.ParseFromString(kept), "a kept message can be read again");
+  if (out.name() != name) out.set_name(name);
+  const auto* extras = extras_as<ValueExtras>(value.extras);
+  if (extras == nullptr || !same_type(extras->type, value.type)) write_type(value.type, out);
+}
+
+/// What the graph's own entries and the strays give, in the order of their places.
+template <class T>
+std::vector<T> in_places(std::vector<std::pair<std::int64_t, T>> entries) {
+  std::stable_sort(entries.begin(), entries.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+  std::vector<T> out;
+  for (auto& entry : entries) out.push_back(std::move(entry.second));
+  return out;
+}
+
+void Writer::put_values(const Graph& graph, const Names& names, onnx::GraphProto& out) const {
+  const auto* rest = extras_as<GraphExtras>(graph.extras);
+  std::vector<std::pair<std::int64_t, onnx::ValueInfoProto>> infos;
+  std::vector<std::pair<std::int64_t, onnx::TensorAnnotation>> annotations;
+  std::set<std::string> live;
+  for (const ValueId v : graph.values()) live.insert(names[index(v)]);
+  if (rest != nullptr) {
+    for (const auto& [place, text] : rest->infos) {
+      infos.emplace_back(place, onnx::ValueInfoProto()).second.ParseFromString(text);
+    }
+    for (const auto& [place, text] : rest->annotations) {
+      annotations.emplace_back(place, onnx::TensorAnnotation()).second.ParseFromString(text);
+    }
+  }
+  for (const ValueId v : graph.values()) {
+    const Value& value = graph[v];
+    const std::string& name = names[index(v)];
+    const auto* extras = extras_as<ValueExtras>(value.extras);
+    if (!value.data.empty()) {
+      const bool sparse = extras != nullptr && extras->sparse;
+      if (!sparse || !put_sparse(value.data, *extras->sparse, name, *out.add_sparse_initializer())) {
+        if (sparse) out.mutable_sparse_initializer()->RemoveLast();
+        auto* tensor = out.add_initializer();
+        put_tensor(value.data, extras != nullptr && !sparse ? &extras->tensor : nullptr, elsewhere_, *tensor);
+        tensor->set_name(name);
+      }
+    }
+    if (extras == nullptr) continue;
+    if (extras->info_place >= 0) {
+      put_info(value, name, *extras->info, infos.emplace_back(extras->info_place, onnx::ValueInfoProto()).second);
+    }
+    if (extras->annotation_place >= 0) {
+      onnx::TensorAnnotation annotation;
+      annotation.ParseFromString(extras->annotation);
+      const auto& entries = annotation.quant_parameter_tensor_names();
+      // Parameters that a pass removed leave nothing to annotate.
+      if (!std::all_of(entries.begin(), entries.end(), [&](const auto& e) { return live.contains(e.value()); }))
+        continue;
+      if (annotation.tensor_name() != name) annotation.set_tensor_name(name);
+      annotations.emplace_back(extras->annotation_place, std::move(annotation));
+    }
+  }
+  for (auto& info : in_places(std::move(infos))) *out.add_value_info() = std::move(info);
+  for (auto& annotation : in_places(std::move(annotations))) *out.add_quantization_annotation() = std::move(annotation);
+}
+
+void Writer::put_graph(const Graph& graph, const std::vector<std::string>& captured, onnx::GraphProto& out) const {
+  if (const auto* rest = extras_as<GraphExtras>(graph.extras)) {
+    if (!rest->message.empty()) out.ParseFromString(rest->message);
+  }
+  if (out.name() != graph.name) out.set_name(graph.name);
+  const Names names = names_in(graph, captured);
+  for (const NodeId n : graph.order()) put_node(graph, graph[n], names, *out.add_node());
+  for (const ValueId v : graph.inputs) {
+    const auto* extras = extras_as<ValueExtras>(graph[v].extras);
+    put_info(graph[v], names[index(v)], extras && extras->input ? *extras->input : std::string(), *out.add_input());
+  }
+  for (const Use& use : graph.outputs) {
+    const Value& value = graph[use.value];
+    const auto* extras = extras_as<ValueExtras>(value.extras);
+    put_info(value, names[index(use.value)], extras && extras->output ? *extras->output : std::string(),
+             *out.add_output());
+  }
+  put_values(graph, names, out);
+}
+
+void Writer::put_node(const Graph&, const Node& node, const Names& names, onnx::NodeProto& out) const {
+  constexpr int overload_field = 8;
+  lay(node.extras, out);
+  if (out.name() != node.name) out.set_name(node.name);
+  if (!out.has_op_type() || out.op_type() != node.op) out.set_op_type(node.op);
+  if (plain_domain(out.domain()) != node.domain) out.set_domain(node.domain);
+  if (unknown_string(out.unknown_fields(), overload_field) != node.overload) {
+    set_unknown_string(*out.mutable_unknown_fields(), overload_field, node.overload);
+  }
+  for (const Use& use : node.inputs)
+    out.add_input(use.value == ValueId::none ? std::string() : names[index(use.value)]);
+  for (const ValueId v : node.outputs) out.add_output(v == ValueId::none ? std::string() : names[index(v)]);
+  for (const Attr& attr : node.attrs.all) put_attr(attr, &node, names, *out.add_attribute());
+}
+
+template <class... F>
+struct Overloaded : F... {
+  using F::operator()...;
+};
+template <class... F>
+Overloaded(F...) -> Overloaded<F...>;
+
+bool same_bits(float a, float b) { return std::memcmp(&a, &b, sizeof a) == 0; }
+
+void Writer::put_attr(const Attr& attr, const Node* node, const Names& names, AttributeProto& out) const {
+  const auto* extras = extras_as<AttrExtras>(attr.extras);
+  if (extras != nullptr) QTOOL_ENSURE(out.ParseFromString(extras->message), "a kept message can be read again");
+  const auto form = [&](std::size_t i) -> const TensorForm* {
+    return extras != nullptr && i < extras->tensors.size() ? &extras->tensors[i] : nullptr;
+  };
+  if (out.name() != attr.name || !out.has_name()) out.set_name(attr.name);
+  // A type that was left out stays out; a value of another type than the one that was read starts anew.
+  const auto type = [&](AttributeProto::AttributeType t) {
+    const bool changed = (out.has_type() && out.type() != t) || out.has_ref_attr_name();
+    if (changed) {
+      out.Clear();
+      out.set_name(attr.name);
+    }
+    if (changed || extras == nullptr) out.set_type(t);
+  };
+  std::visit(Overloaded{
+                 [&](std::int64_t v) {
+                   type(AttributeProto::INT);
+                   if (extras == nullptr || out.i() != v) out.set_i(v);
+                 },
+                 [&](float v) {
+                   type(AttributeProto::FLOAT);
+                   if (extras == nullptr || !same_bits(out.f(), v)) out.set_f(v);
+                 },
+                 [&](const std::string& v) {
+                   type(AttributeProto::STRING);
+                   if (extras == nullptr || out.s() != v) out.set_s(v);
+                 },
+                 [&](const std::vector<std::int64_t>& v) {
+                   type(AttributeProto::INTS);
+                   out.mutable_ints()->Assign(v.begin(), v.end());
+                 },
+                 [&](const std::vector<float>& v) {
+                   type(AttributeProto::FLOATS);
+                   out.mutable_floats()->Assign(v.begin(), v.end());
+                 },
+                 [&](const std::vector<std::string>& v) {
+                   type(AttributeProto::STRINGS);
+                   out.mutable_strings()->Assign(v.begin(), v.end());
+                 },
+                 [&](const Tensor& v) {
+                   type(AttributeProto::TENSOR);
+                   put_tensor(v, form(0), {}, *out.mutable_t());
+                 },
+                 [&](const std::vector<Tensor>& v) {
+                   type(AttributeProto::TENSORS);
+                   for (std::size_t i = 0; i < v.size(); ++i) put_tensor(v[i], form(i), {}, *out.add_tensors());
+                 },
+                 [&](const std::shared_ptr<const Graph>& v) {
+                   type(AttributeProto::GRAPH);
+                   put_body(*v, node, names, *out.mutable_g());
+                 },
+                 [&](const std::vector<std::shared_ptr<const Graph>>& v) {
+                   type(AttributeProto::GRAPHS);
+                   for (const auto& body : v) put_body(*body, node, names, *out.add_graphs());
+                 },
+                 [&](const AttrRef& v) {
+                   if (out.ref_attr_name() != v.name) out.set_ref_attr_name(v.name);
+                 },
+                 [](const OpaqueAttr&) {},
+             },
+             attr.value);
+}
+
+std::string serialized(const onnx::ModelProto& model) {
+  if (model.ByteSizeLong() > max_message_bytes) {
+    throw Error(Code::no_fit, "the model takes more than 2 GiB, the most that one ONNX message may have",
+                "write it to a file, with its weights in an external data file");
+  }
+  std::string bytes;
+  {
+    google::protobuf::io::StringOutputStream stream(&bytes);
+    google::protobuf::io::CodedOutputStream coded(&stream);
+    coded.SetSerializationDeterministic(true);
+    QTOOL_ENSURE(model.SerializeToCodedStream(&coded), "a model within its size limit is serialized");
+  }
+  return bytes;
+}
+
+/// Bytes of all initializers, bodies included.
+std::uint64_t weight_bytes(const Graph& graph) {
+  std::uint64_t sum = 0;
+  for (const ValueId v : graph.values()) sum += graph[v].data.size_bytes();
+  for (const NodeId n : graph.nodes()) {
+    for_each_body(graph[n], [&](const Graph& body) { sum += weight_bytes(body); });
+  }
+  return sum;
+}
+
+}  // namespace
+}  // namespace onnx_file
+
+std::string write_onnx_bytes(const Graph& graph) {
+  if (onnx_file::weight_bytes(graph) > onnx_file::max_message_bytes) {
+    throw Error(Code::no_fit, "the weights take more than 2 GiB, the most that one ONNX message may have",
+                "write the model to a file, with its weights in an external data file");
+  }
+  onnx::ModelProto model;
+  onnx_file::Writer({}).put_model(graph, model);
+  return onnx_file::serialized(model);
+}
+
+void write_onnx(const Graph& graph, const std::filesystem::path& path, const OnnxWriteOptions& options) {
+  // What else a model holds (names, attributes) is small beside its weights, and bounded anew when serialized.
+  constexpr std::uint64_t room = std::uint64_t{64} << 20;
+  const std::uint64_t limit = std::min(options.external_above, onnx_file::max_message_bytes - room);
+  if (onnx_file::weight_bytes(graph) <= limit) {
+    OutputFile file(path);
+    file.write(write_onnx_bytes(graph));
+    file.publish();
+    return;
+  }
+  constexpr std::size_t page = 4096;
+  std::filesystem::path data_path = path;
+  data_path += ".data";
+  OutputFile data(data_path);
+  const std::vector<std::byte> zeros(page);
+  const auto elsewhere = [&](const Tensor& tensor, onnx::TensorProto& proto) {
+    if (tensor.size_bytes() < onnx_file::min_external_bytes) return false;
+    if (data.size() % page != 0) data.write(std::span(zeros).first(page - data.size() % page));
+    const auto entry = [&](const char* key, const std::string& value) {
+      auto* e = proto.add_external_data();
+      e->set_key(key);
+      e->set_value(value);
+    };
+    entry("location", data_path.filename().string());
+    entry("offset", std::to_string(data.size()));
+    entry("length", std::to_string(tensor.size_bytes()));
+    proto.set_data_location(onnx::TensorProto::EXTERNAL);
+    data.write(tensor.bytes());
+    return true;
+  };
+  onnx::ModelProto model;
+  onnx_file::Writer(elsewhere).put_model(graph, model);
+  OutputFile file(path);
+  file.write(onnx_file::serialized(model));
+  data.publish();
+  file.publish();
+}
+
+}  // namespace qtool

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "formats/ir/verify.h"
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "formats/base/error.h"
+#include "formats/ir/quant.h"
+
+namespace qtool {
+namespace {
+
+std::string node_text(const Node& node) { return "node \"" + node.name + "\" (" + node.op + ")"; }
+
+bool all_known(const Shape& shape) {
+  return std::all_of(shape.begin(), shape.end(), [](std::int64_t d) { return d >= 0; });
+}
+
+[[noreturn]] void refuse(const std::string& what) { throw Error(Code::input, what); }
+
+class Verifier {
+ public:
+  /// `captured`: how many outer values the node that owns this graph captures; -1: the graph has no owner.
+  void check(const Graph& graph, std::int64_t captured);
+
+ private:
+  void check_names(const Graph& graph);
+  void check_provided(const Graph& graph);
+  void check_constants(const Graph& graph);
+  void check_quant(const Graph& graph, const Use& use, const std::string& where);
+};
+
+void Verifier::check_names(const Graph& graph) {
+  std::set<ValueId> inner;
+  for (const Capture& c : graph.captures) inner.insert(c.inner);
+  std::set<std::string> names;
+  for (const ValueId v : graph.values()) {
+    if (inner.contains(v)) continue;
+    if (graph[v].name.empty()) refuse("a value of graph \"" + graph.name + "\" has no name");
+    if (!names.insert(graph[v].name).second) {
+      refuse("two values of graph \"" + graph.name + "\" have the name \"" + graph[v].name + "\"");
+    }
+  }
+}
+
+void Verifier::check_provided(const Graph& graph) {
+  enum : std::uint8_t { nothing, constant, input, capture, node };
+  std::vector<std::uint8_t> provided(graph.value_slots(), nothing);
+  const auto live = [&](ValueId v, const std::string& where) {
+    if (!graph.alive(v)) refuse(where + " refers to a value that was removed");
+  };
+  for (const ValueId v : graph.values()) {
+    if (graph.is_constant(v)) provided[static_cast<std::size_t>(v)] = constant;
+  }
+  std::set<ValueId> listed;
+  for (const ValueId v : graph.inputs) {
+    live(v, "an input of graph \"" + graph.name + "\"");
+    if (!listed.insert(v).second) refuse("input \"" + graph[v].name + "\" is listed twice");
+    provided[static_cast<std::size_t>(v)] = input;
+  }
+  const auto provide = [&](ValueId v, std::uint8_t by, const std::string& where) {
+    live(v, where);
+    auto& slot = provided[static_cast<std::size_t>(v)];
+    if (slot == constant) refuse(where + " produces the constant \"" + graph[v].name + "\"");
+    if (slot != nothing) refuse(where + " produces \"" + graph[v].name + "\", which is provided already");
+    slot = by;
+  };
+  for (const Capture& c : graph.captures) provide(c.inner, capture, "a capture of graph \"" + graph.name + "\"");
+  for (const NodeId n : graph.nodes()) {
+    for (const ValueId v : graph[n].outputs) {
+      if (v != ValueId::none) provide(v, node, node_text(graph[n]));
+    }
+  }
+  const auto used = [&](const Use& use, const std::string& where) {
+    if (use.value == ValueId::none) return;
+    live(use.value, where);
+    if (provided[static_cast<std::size_t>(use.value)] == nothing) {
+      refuse(where + " reads \"" + graph[use.value].name + "\", which nothing provides");
+    }
+    if (use.quant) check_quant(graph, use, where);
+  };
+  for (const NodeId n : graph.nodes()) {
+    for (const Use& use : graph[n].inputs) used(use, node_text(graph[n]));
+    for (const Use& use : graph[n].captured) {
+      if (use.value == ValueId::none) refuse(node_text(graph[n]) + " captures no value");
+      used(use, node_text(graph[n]));
+    }
+  }
+  for (const Use& use : graph.outputs) {
+    if (use.value == ValueId::none) refuse("an output of graph \"" + graph.name + "\" is no value");
+    used(use, "an output of graph \"" + graph.name + "\"");
+  }
+}
+
+void Verifier::check_constants(const Graph& graph) {
+  for (const ValueId v : graph.values()) {
+    const Value& value = graph[v];
+    if (value.data.empty()) continue;
+    const Type& type = value.type;
+    if (type.known_dtype && type.dtype != value.data.dtype()) {
+      refuse("constant \"" + value.name + "\" holds " + std::string(name_of(value.data.dtype())) + " and is declared " +
+             std::string(name_of(type.dtype)));
+    }
+    if (!type.known_rank) continue;
+    bool fits = type.shape.size() == value.data.shape().size();
+    for (std::size_t i = 0; fits && i < type.shape.size(); ++i) {
+      fits = type.shape[i] < 0 || type.shape[i] == value.data.shape()[i];
+    }
+    if (!fits) {
+      refuse("constant \"" + value.name + "\" has the shape " + to_string(value.data.shape()) + " and is declared " +
+             to_string(type.shape));
+    }
+  }
+}
+
+void Verifier::check_quant(const Graph& graph, const Use& use, const std::string& where) {
+  const QuantSpec& spec = *use.quant;
+  const Value& value = graph[use.value];
+  const std::string here = where + ": the quantization of \"" + value.name + "\"";
+  if (spec.format == nullptr) refuse(here + " has no number format");
+  if (!spec.scale.empty()) {
+    if (spec.scale.dtype() != DType::f32) refuse(here + " has scales that are not f32");
+    for (const float s : spec.scale.read<float>()) {
+      if (!std::isfinite(s) || s <= 0) refuse(here + " has a scale that is not positive and finite");
+    }
+    const Shape& x = value.data.empty() ? value.type.shape : value.data.shape();
+    const bool known = !value.data.empty() || (value.type.known_rank && all_known(x));
+    const bool axis_fits = spec.grain.kind == Grain::Kind::tensor || spec.grain.kind == Grain::Kind::blocks ||
+                           (spec.grain.axis >= 0 && spec.grain.axis < static_cast<int>(x.size()));
+    if (known && !axis_fits) refuse(here + " has an axis that the value lacks");
+    if (known && spec.scale.shape() != scale_shape(spec.grain, x)) {
+      refuse(here + " has scales of shape " + to_string(spec.scale.shape()) + ", the value needs " +
+             to_string(scale_shape(spec.grain, x)));
+    }
+  }
+  if (!spec.zero_point.empty() && spec.zero_point.shape() != spec.scale.shape()) {
+    refuse(here + " has zero points that do not fit its scales");
+  }
+  if (!spec.codes.empty() && !value.data.empty() && spec.codes.shape() != value.data.shape()) {
+    refuse(here + " has codes of another shape than the value");
+  }
+}
+
+void Verifier::check(const Graph& graph, std::int64_t captured) {
+  check_names(graph);
+  for (const Capture& c : graph.captures) {
+    if (captured < 0 || c.outer >= captured)
+      refuse("graph \"" + graph.name + "\" captures a value that its node lacks");
+  }
+  check_provided(graph);
+  check_constants(graph);
+  (void)graph.order();
+  for (const NodeId n : graph.nodes()) {
+    const auto outer = static_cast<std::int64_t>(graph[n].captured.size());
+    for_each_body(graph[n], [&](const Graph& body) { check(body, outer); });
+  }
+}
+
+}  // namespace
+
+void verify(const Graph& graph) {
+  Verifier().check(graph, -1);
+  if (graph.model == nullptr) return;
+  for (const Function& function : graph.model->functions) {
+    if (function.body) Verifier().check(*function.body, -1);
+  }
+}
+
+}  // namespace qtool
