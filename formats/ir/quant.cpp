@@ -356,6 +356,19 @@ void ranges_of(const Tensor& x, const Grain& grain, std::vector<float>& low, std
   }
 }
 
+std::vector<double> squared_errors(const Tensor& x, const Tensor& y, const Grain& grain) {
+  QTOOL_ENSURE(x.shape() == y.shape(), "tensors that are compared have one shape");
+  const auto a = x.read<float>(), b = y.read<float>();
+  std::vector<double> sums(index(element_count(scale_shape(grain, x.shape()))));
+  for_each_run(grain, x.shape(), [&](const Run& r) {
+    for (std::size_t i = 0; i < r.length; ++i) {
+      const double d = static_cast<double>(a[r.begin + i]) - b[r.begin + i];
+      sums[r.scale + (r.each ? i : 0)] += d * d;
+    }
+  });
+  return sums;
+}
+
 Tensor quantize(const Tensor& x, const QuantSpec& spec) {
   if (spec.is_bias) return quantize_bias(x, spec);
   if (!spec.codes.empty()) {

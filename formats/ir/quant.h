@@ -68,6 +68,9 @@ void set_scales(QuantSpec& spec, std::span<const float> low, std::span<const flo
 /// NaN or an infinity; the caller knows whose it is and adds the name.
 void ranges_of(const Tensor& x, const Grain& grain, std::vector<float>& low, std::vector<float>& high);
 
+/// Sum of squared differences of two float32 tensors of one shape, per scale of `grain`.
+std::vector<double> squared_errors(const Tensor& x, const Tensor& y, const Grain& grain);
+
 /// Codes of a float32 tensor under a spec with scales: u16 tensor of the shape of x holding each code's bits
 /// (two's complement for signed integers, sign-extended to int16). Uses spec.codes when present. NaN becomes the
 /// zero point of integers. A bias (is_bias): i32 codes instead, scale must be present.

@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+// bias_correct: rounding weights moves the mean of what a layer puts out; its bias gives that back (Nagel et al.,
+// arXiv 1906.04721, section 4.2; layerwise-optimizers.md 9). W^ are the weights as rounded:
+//
+//   analytic:  c[o] -= sum_i (sum_taps (W^ - W)[o,i]) E[x_i]     one sweep over the data for all layers
+//   measured:  c[o] += E[y_o] - E[y^_o]                          one sweep per layer, each after those before it
+//
+// E[x] is taken in the quantized reading. The analytic form treats every tap of a convolution as if it saw the mean of
+// its channel: at zero padding that is an approximation (of a border's share), and for ConvTranspose so is the share
+// 1/stride of the taps that reach an output. The measured form has neither, and also takes back what earlier layers
+// left.
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <string>
+
+#include "calib/observe.h"
+#include "formats/base/error.h"
+#include "formats/ir/quant.h"
+#include "passes/pass.h"
+#include "passes/product.h"
+#include "passes/rewrite.h"
+
+namespace qtool::pass {
+namespace {
+
+struct Site {
+  Product product;
+  std::optional<AddedBias> added;  // MatMul: the Add that holds its bias
+};
+
+/// Sums per channel, in double, batch after batch.
+class Means {
+ public:
+  /// `axis` < 0: from the back. False when the tensor has no such axis, or another extent than `channels`.
+  bool add(const Tensor& t, std::int64_t channels, int axis) {
+    const std::int64_t at = axis < 0 ? axis + t.rank() : axis;
+    if (at < 0 || at >= t.rank() || t.shape()[static_cast<std::size_t>(at)] != channels) return false;
+    std::int64_t inner = 1;
+    for (std::size_t i = static_cast<std::size_t>(at) + 1; i < t.shape().size(); ++i) inner *= t.shape()[i];
+    sums_.resize(static_cast<std::size_t>(channels));
+    const Tensor f = to_f32(t);
+    const auto values = f.read<float>();
+    for (std::size_t i = 0; i < values.size();) {
+      for (double& sum : sums_) {
+        for (std::int64_t k = 0; k < inner; ++k) sum += values[i++];
+      }
+    }
+    count_ += t.count() / std::max<std::int64_t>(channels, 1);
+    return true;
+  }
+  /// Empty when nothing was seen.
+  std::vector<double> get() const {
+    std::vector<double> means;
+    if (count_ == 0) return means;
+    for (const double sum : sums_) means.push_back(sum / static_cast<double>(count_));
+    return means;
+  }
+
+ private:
+  std::vector<double> sums_;
+  std::int64_t count_ = 0;
+};
+
+class BiasCorrect final : public Pass {
+  std::string method_ = "analytic";
+  std::int64_t batches_ = 0;
+
+ public:
+  void options(Options& o) override {
+    o("method", method_, "analytic: from the means of the inputs, one sweep; measured: output means, a sweep per layer",
+      {"analytic", "measured"});
+    o("batches", batches_, "batches of the calibration data to look at; 0: all", 0, 1e9);
+  }
+
+  void run(Graph& graph, PassContext& ctx) override {
+    if (!ctx.calibration.has_data()) {
+      throw Error(Code::calibration,
+                  "the means that it gives back are measured on calibration data, and there are none",
+                  "name data with --calib or in the recipe, or leave the step out");
+    }
+    const std::vector<Site> sites = find_sites(graph, ctx);
+    if (sites.empty()) return;
+    method_ == "analytic" ? analytic(graph, sites, ctx) : measured(graph, sites, ctx);
+  }
+
+ private:
+  static void skip(const Graph& graph, NodeId id, PassContext& ctx, std::string_view why) {
+    ctx.journal.skip("bias_correct", label(graph, id), why);
+  }
+
+  static std::vector<Site> find_sites(const Graph& graph, PassContext& ctx) {
+    std::vector<Site> sites;
+    const Links links(graph);
+    for (const NodeId id : graph.order()) {
+      const auto product = product_of(graph, id);
+      if (!product || !ctx.selects(id)) continue;
+      const Quant& quant = graph[id].inputs[Product::weight_input].quant;
+      if (!quant) continue;
+      Site site{*product, std::nullopt};
+      if (product->takes_bias) {
+        if (!bias_of(graph, *product)) {
+          skip(graph, id, ctx, "its bias is no constant per channel");
+          continue;
+        }
+      } else {
+        site.added = added_bias(graph, links, *product);
+        if (!site.added) {
+          skip(graph, id, ctx, "it has no bias: no Add of a constant follows the MatMul");
+          continue;
+        }
+      }
+      sites.push_back(site);
+    }
+    return sites;
+  }
+
+  void analytic(Graph& graph, const std::vector<Site>& sites, PassContext& ctx) const {
+    std::map<ValueId, std::vector<std::size_t>> readers;
+    std::vector<ValueId> wanted;
+    for (std::size_t s = 0; s < sites.size(); ++s) {
+      const ValueId x = graph[sites[s].product.node].inputs[0].value;
+      if (readers[x].empty()) wanted.push_back(x);
+      readers[x].push_back(s);
+    }
+    std::vector<Means> means(sites.size());
+    std::vector<bool> fits(sites.size(), true);
+    ctx.calibration.sweep(graph, Reading::quantized, wanted, batches_, [&](std::int64_t, ValueId x, const Tensor& t) {
+      ctx.check_stop();
+      for (const std::size_t s : readers[x]) {
+        const Product& p = sites[s].product;
+        const Node& node = graph[p.node];
+        const Quant& quant = node.inputs[0].quant;
+        const bool turned = node.attrs.get("transA", std::int64_t{0}) != 0;
+        fits[s] = fits[s] && !turned &&
+                  means[s].add(quant ? fake_quantize(t, *quant) : t, p.in_channels(), p.spatial ? 1 : -1);
+      }
+    });
+    for (std::size_t s = 0; s < sites.size(); ++s) {
+      const std::vector<double> mean = means[s].get();
+      if (!fits[s] || mean.empty()) {
+        skip(graph, sites[s].product.node, ctx, "its input channels are not on the axis of the weight");
+        continue;
+      }
+      apply(graph, sites[s], shift_from_inputs(graph, sites[s].product, mean), ctx);
+    }
+  }
+
+  static std::vector<double> shift_from_inputs(const Graph& graph, const Product& p, const std::vector<double>& mean) {
+    const Node& node = graph[p.node];
+    const Use& use = node.inputs[Product::weight_input];
+    const Tensor w32 = to_f32(graph[use.value].data), q32 = fake_quantize(w32, *use.quant);
+    const auto w = w32.read<float>(), q = q32.read<float>();
+    double share = node.op == "Gemm" ? static_cast<double>(node.attrs.get("alpha", 1.0F)) : 1.0;
+    if (node.op == "ConvTranspose") {
+      for (const std::int64_t s : node.attrs.get("strides", std::vector<std::int64_t>{})) {
+        share /= static_cast<double>(std::max<std::int64_t>(s, 1));
+      }
+    }
+    std::vector<double> shift(static_cast<std::size_t>(p.out_channels()));
+    p.for_each([&](std::size_t out, std::size_t in, std::size_t e) {
+      shift[out] -= share * (static_cast<double>(q[e]) - w[e]) * mean[in];
+    });
+    return shift;
+  }
+
+  void measured(Graph& graph, const std::vector<Site>& sites, PassContext& ctx) const {
+    std::vector<ValueId> wanted;
+    for (const Site& site : sites) wanted.push_back(graph[site.product.node].outputs[0]);
+    const auto means_of = [&](Reading reading, std::span<const ValueId> values, std::span<const Site> of) {
+      std::vector<Means> means(values.size());
+      std::map<ValueId, std::size_t> place;
+      for (std::size_t i = 0; i < values.size(); ++i) place[values[i]] = i;
+      ctx.calibration.sweep(graph, reading, values, batches_, [&](std::int64_t, ValueId v, const Tensor& t) {
+        ctx.check_stop();
+        const Product& p = of[place.at(v)].product;
+        means[place.at(v)].add(t, p.out_channels(), p.spatial ? 1 : -1);
+      });
+      return means;
+    };
+    const auto wished = means_of(Reading::reference, wanted, sites);
+    for (std::size_t s = 0; s < sites.size(); ++s) {
+      ctx.journal.progress({"bias_correct", static_cast<std::int64_t>(s), static_cast<std::int64_t>(sites.size())});
+      const auto got = means_of(Reading::quantized, {&wanted[s], 1}, {&sites[s], 1});
+      std::vector<double> shift = wished[s].get();
+      const std::vector<double> now = got[0].get();
+      if (shift.empty() || now.size() != shift.size()) {
+        skip(graph, sites[s].product.node, ctx, "its output channels are not on the axis of the weight");
+        continue;
+      }
+      for (std::size_t o = 0; o < shift.size(); ++o) shift[o] -= now[o];
+      apply(graph, sites[s], shift, ctx);
+    }
+  }
+
+  static void apply(Graph& graph, const Site& site, const std::vector<double>& shift, PassContext& ctx) {
+    const Product& p = site.product;
+    std::vector<double> bias;
+    if (site.added) {
+      const Node& add = graph[site.added->node];
+      bias = *per_channel(graph[add.inputs[site.added->input].value].data, p.out_channels(), 8, -1);
+    } else {
+      bias = *bias_of(graph, p);
+    }
+    double largest = 0;
+    for (std::size_t o = 0; o < bias.size(); ++o) {
+      bias[o] += shift[o];
+      largest = std::max(largest, std::abs(shift[o]));
+    }
+    const bool finite = std::all_of(bias.begin(), bias.end(), [](double b) { return std::isfinite(b); });
+    if (!finite || !write(graph, site, bias)) {
+      skip(graph, p.node, ctx, "the corrected bias does not fit its type");
+      return;
+    }
+    Json fact = Json::object();
+    fact.set("pass", "bias_correct").set("node", label(graph, p.node)).set("largest_shift", largest);
+    ctx.journal.fact("change", std::move(fact));
+  }
+
+  static bool write(Graph& graph, const Site& site, const std::vector<double>& bias) {
+    if (!site.added) return set_bias(graph, site.product, bias);
+    const ValueId old = graph[site.added->node].inputs[site.added->input].value;
+    auto data = from_doubles(bias, {site.product.out_channels()}, graph[old].data.dtype());
+    if (!data) return false;
+    set_constant_input(graph, site.added->node, site.added->input, std::move(*data));
+    return true;
+  }
+};
+
+}  // namespace
+
+constinit const PassDef bias_correct{
+    "bias_correct",        "give back the mean that rounding of weights took", "arXiv 1906.04721", Effect::lossy, 1,
+    make_pass<BiasCorrect>};
+
+}  // namespace qtool::pass

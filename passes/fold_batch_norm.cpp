@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: Apache-2.0
+// fold_batch_norm: an affine step per channel, y = a x + b, disappears into the weights of the product beside it.
+//
+//   product, then affine:   W'[o,:] = a[o] W[o,:]    c'[o] = a[o] c[o] + b[o]
+//   affine, then product:   W'[:,i] = a[i] W[:,i]    c'[o] = c[o] + sum_i W[o,i] b[i]    (no padding, or b = 0)
+//
+// Computed in double, rounded once to the type of the weights. BatchNormalization gives a = gamma / sqrt(var + eps)
+// and b = beta - mean a (Ioffe and Szegedy, arXiv 1502.03167); Mul, Div, Add and Sub of a constant per channel are
+// affine too. Left alone: a product whose output somebody else reads, weights that are no constants.
+#include <algorithm>
+#include <cmath>
+#include <string>
+
+#include "passes/pass.h"
+#include "passes/product.h"
+#include "passes/rewrite.h"
+
+namespace qtool::pass {
+namespace {
+
+struct Affine {
+  std::vector<double> a, b;  // per channel
+};
+
+/// The affine step, or why it is none.
+struct Reading {
+  std::optional<Affine> affine;
+  std::string why;
+};
+
+Reading refuse(std::string why) { return {std::nullopt, std::move(why)}; }
+
+bool is_inference(const Graph& graph, const Links& links, const Node& node) {
+  if (node.outputs.empty() || node.outputs[0] == ValueId::none) return false;
+  const std::int64_t opset = graph.opset();
+  if (opset >= 14 && node.attrs.get("training_mode", std::int64_t{0}) != 0) return false;
+  if (opset < 7 && node.attrs.get("is_test", std::int64_t{0}) == 0) return false;
+  return std::none_of(node.outputs.begin() + 1, node.outputs.end(),
+                      [&](ValueId v) { return v != ValueId::none && !links.consumers(v).empty(); });
+}
+
+Reading read_batch_norm(const Graph& graph, const Links& links, NodeId id, std::int64_t channels, Threads& threads) {
+  const Node& node = graph[id];
+  if (!is_inference(graph, links, node)) return refuse("it is in training form");
+  if (node.attrs.get("spatial", std::int64_t{1}) != 1) return refuse("it normalizes each position by itself");
+  std::vector<double> p[4];  // gamma, beta, mean, variance
+  for (std::size_t i = 0; i < 4; ++i) {
+    const Tensor data = resolve_constant(graph, links, input_of(node, i + 1), threads);
+    if (data.empty()) return refuse("its parameters are no constants");
+    if (data.count() != channels) return refuse("its parameters do not match the channels beside it");
+    p[i] = to_doubles(data);
+  }
+  const double epsilon = static_cast<double>(node.attrs.get("epsilon", 1e-5F));
+  Affine f;
+  for (std::size_t c = 0; c < static_cast<std::size_t>(channels); ++c) {
+    f.a.push_back(p[0][c] / std::sqrt(p[3][c] + epsilon));
+    f.b.push_back(p[1][c] - p[2][c] * f.a[c]);
+    if (!std::isfinite(f.a[c]) || !std::isfinite(f.b[c])) {
+      return refuse("channel " + std::to_string(c) + " has no finite scale (variance plus epsilon is not positive)");
+    }
+  }
+  return {std::move(f), {}};
+}
+
+/// Mul, Div, Add or Sub of `x` and a constant per channel. `rank`: of x; the constant must not add axes.
+Reading read_arithmetic(const Graph& graph, const Links& links, NodeId id, ValueId x, std::int64_t channels,
+                        std::int64_t rank, std::int64_t axis, Threads& threads) {
+  const Node& node = graph[id];
+  const bool mul = node.op == "Mul", div = node.op == "Div", add = node.op == "Add", sub = node.op == "Sub";
+  if (!node.domain.empty() || !(mul || div || add || sub) || node.inputs.size() != 2) return refuse("it is not affine");
+  const std::size_t side = node.inputs[0].value == x ? 1 : 0;
+  const Tensor data = resolve_constant(graph, links, node.inputs[side].value, threads);
+  if (data.empty() || data.rank() > rank) return refuse("its other input is no constant per channel");
+  auto k = per_channel(data, channels, rank, axis);
+  if (!k || (div && side == 0)) return refuse("its other input is no constant per channel");
+  const auto n = static_cast<std::size_t>(channels);
+  Affine f{std::vector<double>(n, 1.0), std::vector<double>(n, 0.0)};
+  for (std::size_t c = 0; c < n; ++c) {
+    const double v = (*k)[c];
+    if (mul) f.a[c] = v;
+    if (div) f.a[c] = 1 / v;
+    if (add) f.b[c] = v;
+    if (sub && side == 1) f.b[c] = -v;
+    if (sub && side == 0) f.a[c] = -1, f.b[c] = v;
+    if (!std::isfinite(f.a[c])) return refuse("it divides by zero");
+  }
+  return {std::move(f), {}};
+}
+
+/// The weight scaled element by element: factor(out, in).
+template <class F>
+std::optional<Tensor> scaled_weight(const Tensor& weight, const Product& p, const F& factor) {
+  std::vector<double> w = to_doubles(weight);
+  p.for_each([&](std::size_t out, std::size_t in, std::size_t e) { w[e] *= factor(out, in); });
+  return from_doubles(w, weight.shape(), weight.dtype());
+}
+
+bool pads_with_zeros(const Node& conv) {
+  const auto pads = conv.attrs.get("pads", std::vector<std::int64_t>{});
+  const std::string automatic = conv.attrs.get("auto_pad", "NOTSET");
+  return automatic.starts_with("SAME") || std::any_of(pads.begin(), pads.end(), [](auto n) { return n != 0; });
+}
+
+constexpr const char* does_not_fit = "the folded weights do not fit their type";
+
+class FoldBatchNorm final : public Pass {
+  bool affine_ = true;
+
+ public:
+  void options(Options& o) override {
+    o("affine", affine_, "also fold a Mul, Div, Add or Sub of a constant per channel that follows a product");
+  }
+
+  void run(Graph& graph, PassContext& ctx) override {
+    for (const NodeId id : graph.order()) {
+      ctx.check_stop();
+      if (graph.alive(id)) fold_followers(graph, id, ctx);
+    }
+    for (const NodeId id : graph.order()) {
+      if (!graph.alive(id) || !is_op(graph[id], "BatchNormalization") || !ctx.selects(id)) continue;
+      const std::string name = label(graph, id);
+      const std::string why = fold_into_next(graph, id, ctx);
+      if (!why.empty()) ctx.journal.skip("fold_batch_norm", name, why);
+    }
+    erase_dead(graph);
+  }
+
+ private:
+  static void tell(PassContext& ctx, const std::string& node, const std::string& into) {
+    Json fact = Json::object();
+    fact.set("pass", "fold_batch_norm").set("node", node).set("what", "folded into " + into);
+    ctx.journal.fact("change", std::move(fact));
+  }
+
+  /// Folds what follows product `id`, one step after the other, until something else comes.
+  void fold_followers(Graph& graph, NodeId id, PassContext& ctx) const {
+    for (;;) {
+      const auto product = product_of(graph, id);
+      if (!product) return;
+      const Links links(graph);
+      if (has_decisions(graph, links, id)) return;
+      const auto bias = added_bias(graph, links, *product);
+      const NodeId end = bias ? bias->node : id;
+      const ValueId out = graph[end].outputs[0];
+      const auto consumer = sole_consumer(graph, links, out);
+      if (!consumer || !ctx.selects(consumer->node) || has_decisions(graph, links, consumer->node)) return;
+      const Reading reading = read_follower(graph, links, *product, end, consumer->node, ctx.threads);
+      if (!reading.affine) return;
+      const std::string name = label(graph, consumer->node), into = label(graph, id);
+      if (!fold_behind(graph, *product, bias, *reading.affine, consumer->node, out)) return;
+      tell(ctx, name, into);
+    }
+  }
+
+  Reading read_follower(const Graph& graph, const Links& links, const Product& p, NodeId end, NodeId id,
+                        Threads& threads) const {
+    const Node& node = graph[id];
+    const ValueId x = graph[end].outputs[0];
+    const Type& type = graph[x].type;
+    const std::int64_t weight_rank = graph[graph[p.node].inputs[Product::weight_input].value].data.rank();
+    // MatMul broadcasts: its rank is that of its first input, which only a declared type tells.
+    const std::int64_t rank = p.takes_bias      ? weight_rank
+                              : type.known_rank ? static_cast<std::int64_t>(type.shape.size())
+                                                : 1;
+    if (is_op(node, "BatchNormalization")) {
+      if (node.inputs[0].value != x) return refuse("it is used as a parameter");
+      if (!p.spatial && rank != 2) return refuse("its channels are not those of the product");
+      return read_batch_norm(graph, links, id, p.out_channels(), threads);
+    }
+    // An Add right behind a MatMul is its bias, the form that runtimes know.
+    if (!affine_ || (!p.takes_bias && end == p.node && node.op == "Add")) return refuse("it is the bias");
+    return read_arithmetic(graph, links, id, x, p.out_channels(), rank, p.spatial ? 1 : -1, threads);
+  }
+
+  /// False, and nothing changed, when the fold cannot be done.
+  static bool fold_behind(Graph& graph, const Product& p, const std::optional<AddedBias>& added, const Affine& f,
+                          NodeId follower, ValueId out) {
+    const Tensor& weight = graph[graph[p.node].inputs[Product::weight_input].value].data;
+    auto scaled = scaled_weight(weight, p, [&](std::size_t o, std::size_t) { return f.a[o]; });
+    const DType dtype = weight.dtype();
+    std::vector<double> bias(f.b.size());
+    if (added) {
+      bias = *per_channel(graph[graph[added->node].inputs[added->input].value].data, p.out_channels(), 8, -1);
+    } else if (p.takes_bias) {
+      const auto old = bias_of(graph, p);
+      if (!old) return false;
+      bias = *old;
+    }
+    bool moved = false;
+    for (std::size_t o = 0; o < bias.size(); ++o) {
+      bias[o] = bias[o] * f.a[o] + f.b[o];
+      moved = moved || bias[o] != 0;
+    }
+    auto stored = from_doubles(bias, {p.out_channels()}, dtype);
+    if (!scaled || !stored) return false;
+    const bool keep_as_add = !p.takes_bias && !added && moved;
+    const Graph before = graph;
+    set_constant_input(graph, p.node, Product::weight_input, std::move(*scaled));
+    if (added) {
+      set_constant_input(graph, added->node, added->input, std::move(*stored));
+    } else if (p.takes_bias && (moved || input_of(graph[p.node], Product::bias_input) != ValueId::none)) {
+      set_bias(graph, p, bias);
+    }
+    if (keep_as_add) {
+      // What is left of the affine step is the bias of the MatMul.
+      const ValueId constant = add_constant(graph, label(graph, p.node) + ".bias", std::move(*stored));
+      Node& node = graph[follower];
+      Node add;
+      add.name = node.name;
+      add.op = "Add";
+      add.inputs = {{out, nullptr}, {constant, nullptr}};
+      add.outputs = {node.outputs[0]};
+      node = std::move(add);
+      return true;
+    }
+    if (!bypass(graph, follower, out)) {
+      graph = before;
+      return false;
+    }
+    return true;
+  }
+
+  /// Folds a BatchNormalization into the product that reads it. Empty when done, else why not.
+  static std::string fold_into_next(Graph& graph, NodeId id, PassContext& ctx) {
+    const Links links(graph);
+    if (has_decisions(graph, links, id)) return "quantization was decided already";
+    if (!is_inference(graph, links, graph[id])) return "it is in training form";
+    const auto consumer = sole_consumer(graph, links, graph[id].outputs[0]);
+    if (!consumer) return "no product before it takes it, and more than one node reads it";
+    const auto p = product_of(graph, consumer->node);
+    if (!p || consumer->input != 0) return "no product with constant weights is beside it";
+    if (has_decisions(graph, links, p->node)) return "quantization was decided already";
+    const Node& node = graph[p->node];
+    const Type& type = graph[graph[id].inputs[0].value].type;
+    if (!p->spatial && (!type.known_rank || type.shape.size() != 2)) return "its channels are not those of the product";
+    if (node.attrs.get("transA", std::int64_t{0}) != 0) return "its channels are not those of the product";
+    const Reading reading = read_batch_norm(graph, links, id, p->in_channels(), ctx.threads);
+    if (!reading.affine) return reading.why;
+    const Affine& f = *reading.affine;
+    const bool shifts = std::any_of(f.b.begin(), f.b.end(), [](double b) { return b != 0; });
+    if (shifts && (node.op == "ConvTranspose" || (p->spatial && pads_with_zeros(node)))) {
+      return "the padding of the product after it does not see its shift";
+    }
+    const auto added = added_bias(graph, links, *p);
+    if (shifts && !p->takes_bias && !added) return "the product after it has no bias that could take its shift";
+    auto bias = added ? per_channel(graph[graph[added->node].inputs[added->input].value].data, p->out_channels(), 8, -1)
+                      : bias_of(graph, *p);
+    if (!bias) return "the bias of the product after it is no constant per channel";
+
+    const Tensor weight = graph[node.inputs[Product::weight_input].value].data;
+    auto scaled = scaled_weight(weight, *p, [&](std::size_t, std::size_t in) { return f.a[in]; });
+    const std::vector<double> w = to_doubles(weight);
+    const double alpha = node.op == "Gemm" ? static_cast<double>(node.attrs.get("alpha", 1.0F)) : 1.0;
+    p->for_each([&](std::size_t out, std::size_t in, std::size_t e) { (*bias)[out] += alpha * w[e] * f.b[in]; });
+    auto stored = from_doubles(*bias, {p->out_channels()}, weight.dtype());
+    if (!scaled || !stored) return does_not_fit;
+    set_constant_input(graph, p->node, Product::weight_input, std::move(*scaled));
+    if (shifts && added) set_constant_input(graph, added->node, added->input, std::move(*stored));
+    if (shifts && p->takes_bias) set_bias(graph, *p, *bias);
+    tell(ctx, label(graph, id), label(graph, p->node));
+    bypass(graph, id, graph[id].inputs[0].value);
+    return {};
+  }
+};
+
+}  // namespace
+
+constinit const PassDef fold_batch_norm{
+    "fold_batch_norm",
+    "fold BatchNormalization and constant affine steps into the products beside them",
+    "arXiv 1502.03167",
+    Effect::equivalent,
+    1,
+    make_pass<FoldBatchNorm>};
+
+}  // namespace qtool::pass

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "passes/pipeline.h"
+
+#include <chrono>
+#include <exception>
+#include <new>
+#include <string>
+
+#include "formats/base/error.h"
+#include "formats/ir/verify.h"
+#include "passes/changes.h"
+#include "passes/probe.h"
+#include "recipes/reader/bind.h"
+#include "recipes/reader/where.h"
+
+namespace qtool {
+namespace {
+
+[[noreturn]] void broken_promise(const BoundStep& step, const std::string& what) {
+  throw Error(Code::internal, "declared as " + std::string(name_of(step.def->effect)) + ", but " + what,
+              "this is a bug in qtool; leave the pass out of the recipe and report it");
+}
+
+/// "w4.yaml:12:7: gptq: "
+std::string prefix(const BoundStep& step) {
+  const std::string place = step.step.place.text();
+  return (place.empty() ? "" : place + ": ") + std::string(step.def->name) + ": ";
+}
+
+/// Runs f; whatever it throws leaves as an Error that names the step.
+template <class F>
+void named(const BoundStep& step, const F& f) {
+  try {
+    f();
+  } catch (const Error& e) {
+    throw Error(e.code(), prefix(step) + e.what(), e.hint());
+  } catch (const std::bad_alloc&) {
+    throw Error(Code::no_fit, prefix(step) + "out of memory");
+  } catch (const std::exception& e) {
+    throw Error(Code::internal, prefix(step) + e.what());
+  }
+}
+
+void hold_to(const BoundStep& step, const Graph& before, const Graph& after, const Changes& changes, Probe& probe,
+             Journal& journal) {
+  try {
+    verify(after);
+  } catch (const Error& e) {
+    broken_promise(step, std::string("it left a graph that is not well-formed: ") + e.what());
+  }
+  const Effect effect = step.def->effect;
+  const std::string interface = interface_difference(before, after);
+  if (!interface.empty()) broken_promise(step, "it changed " + interface);
+  if (effect == Effect::measure || effect == Effect::annotate) {
+    if (changes.reference()) broken_promise(step, changes.first);
+  }
+  if (effect == Effect::measure && changes.quants_changed != 0) {
+    broken_promise(step, changes.first_quant + " was changed");
+  }
+  if (effect != Effect::equivalent || !changes.reference()) return;
+  if (const std::string& why = probe.unable(before); !why.empty()) {
+    journal.warn(step.def->name, "its effect on the outputs was not checked, since the model did not run: " + why);
+    return;
+  }
+  std::string difference;
+  try {
+    difference = probe.difference(before, after);
+  } catch (const Error& e) {
+    if (e.code() == Code::interrupted) throw;
+    broken_promise(step, std::string("the model no longer runs: ") + e.what());
+  }
+  if (!difference.empty()) broken_promise(step, difference);
+}
+
+}  // namespace
+
+std::vector<BoundStep> bind_steps(const Recipe& recipe) {
+  std::vector<BoundStep> bound;
+  for (const Step& step : recipe.steps) {
+    const PassDef* def = find_pass(step.pass);
+    if (def == nullptr) {
+      std::vector<std::string> names;
+      for (const PassDef* known : passes()) names.emplace_back(known->name);
+      const std::string near = nearest(step.pass, names);
+      const std::string place = step.place.text();
+      throw Error(Code::usage, (place.empty() ? "" : place + ": ") + "there is no pass \"" + step.pass + "\"",
+                  near.empty() ? "`qtool passes` lists all" : "did you mean \"" + near + "\"?");
+    }
+    BoundStep b{def, def->make(), step};
+    bind_knobs(
+        step.knobs, [&](Options& o) { b.pass->options(o); }, "step \"" + step.pass + "\"");
+    bound.push_back(std::move(b));
+  }
+  return bound;
+}
+
+void run_steps(Graph& graph, std::vector<BoundStep>& steps, const Recipe& recipe, const Target& target,
+               Calibration& calibration, Journal& journal, Threads& threads, const PipelineOptions& options) {
+  const Rng probe_rng(options.seed, "probe");
+  Probe probe(calibration, threads, probe_rng);
+  std::int64_t done = 0;
+  for (BoundStep& step : steps) {
+    journal.progress({step.def->name, done++, static_cast<std::int64_t>(steps.size())});
+    const auto start = std::chrono::steady_clock::now();
+    const Rng rng(options.seed, step.def->name);
+    const Graph before = graph;
+    Changes changes;
+    PassContext context{target, calibration, journal, threads, rng, recipe.rules, std::nullopt, options.stop};
+    context.check_stop();
+    if (step.step.where) context.selected = select(graph, *step.step.where);
+    named(step, [&] {
+      step.pass->run(graph, context);
+      changes = changes_between(before, graph);
+      hold_to(step, before, graph, changes, probe, journal);
+    });
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+    Json fact = Json::object();
+    fact.set("pass", step.def->name).set("id", step.step.id).set("effect", name_of(step.def->effect));
+    fact.set("nodes", static_cast<std::int64_t>(graph.nodes().size()));
+    fact.set("changes", changes.json()).set("seconds", seconds.count());
+    journal.fact("step", std::move(fact));
+  }
+}
+
+}  // namespace qtool
