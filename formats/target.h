@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <variant>
 #include <vector>
 
 #include "formats/ir/graph.h"
@@ -30,6 +31,12 @@ enum class Role : std::uint8_t {
   dynamic,      // activations quantized at run time
 };
 
+/// An attribute that must have one value for a row to hold; a node without it has `otherwise`.
+struct Need {
+  std::string_view attribute;
+  std::variant<std::int64_t, float, std::string_view> value, otherwise;
+};
+
 /// One row of a target's table: "this operator, in this role, under these conditions".
 struct Ability {
   std::string_view op, domain;
@@ -44,6 +51,7 @@ struct Ability {
   std::vector<std::string_view> weight_formats;
   std::vector<int> weight_axes;      // legal per-channel axes of the weight as stored; -1: last
   std::vector<std::int64_t> groups;  // legal group sizes for weight_only; empty: none
+  std::vector<Need> needs;           // attributes that the kernel insists on
   std::string_view note;             // one line for `qtool targets`
 };
 

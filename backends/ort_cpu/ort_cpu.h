@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+// The ONNX Runtime CPU provider as a target, and the rules that write a graph for it. Each rule takes the nodes whose
+// decisions it understands and leaves the rest alone.
+#pragma once
+
+#include "backends/ort_cpu/lowering.h"
+#include "formats/target.h"
+
+namespace qtool {
+
+Target ort_cpu_target();
+
+namespace ort_cpu {
+
+/// Weight codes in blocks along the reduction: MatMul and Gemm to MatMulNBits, Gather to GatherBlockQuantized.
+void lower_weight_only(Lowering&);
+/// Activations quantized at run time: DynamicQuantizeMatMul, or DynamicQuantizeLinear and MatMulIntegerToFloat.
+void lower_dynamic(Lowering&);
+/// Everything else: QuantizeLinear and DequantizeLinear pairs, which the runtime fuses into integer kernels.
+void lower_static(Lowering&);
+
+}  // namespace ort_cpu
+}  // namespace qtool

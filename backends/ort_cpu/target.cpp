@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+// What ONNX Runtime's CPU provider really fuses into integer kernels, as a table. Every row was seen in the optimized
+// graph that the runtime saves; tests/runtime repeats that for each of them.
+#include "backends/ort_cpu/ort_cpu.h"
+
+namespace qtool {
+namespace {
+
+using Positions = std::vector<int>;
+
+const std::vector<std::string_view> activations{"uint8", "int8"};
+const std::vector<std::string_view> static_weights{"int8", "int7", "int6", "int5", "int4", "int3", "int2", "uint8"};
+const std::vector<std::string_view> blocked_weights{"int4", "int8", "int2", "uint4", "uint8", "uint2"};
+const std::vector<std::int64_t> blocks{16, 32, 64, 128, 256};
+
+Ability product(std::string_view op, std::string_view note) {
+  Ability row{};
+  row.op = op;
+  row.role = Role::product;
+  row.data_inputs = {0};
+  row.weight_input = 1;
+  row.activation_formats = activations;
+  row.weight_formats = static_weights;
+  row.note = note;
+  return row;
+}
+
+Ability conv() {
+  Ability row =
+      product("Conv", "QLinearConv; a Relu or Clip behind is absorbed when the zero point makes it redundant");
+  row.bias_input = 2;
+  row.needs_output_quant = true;
+  row.needs_constant_weight = true;
+  row.weight_axes = {0};
+  return row;
+}
+
+Ability gemm() {
+  Ability row =
+      product("Gemm", "QGemm, output 8-bit or float; the bias must be int32 with scale = input * weight scale");
+  row.bias_input = 2;
+  row.needs_constant_weight = true;
+  row.weight_axes = {0, 1};
+  row.needs = {{"alpha", 1.0F, 1.0F}, {"beta", 1.0F, 1.0F}, {"transA", std::int64_t{0}, std::int64_t{0}}};
+  return row;
+}
+
+Ability matmul() {
+  Ability row = product("MatMul", "QLinearMatMul, or MatMulIntegerToFloat where nothing quantizes the output");
+  row.data_inputs = {0, 1};
+  row.weight_axes = {-1};
+  return row;
+}
+
+Ability arithmetic(std::string_view op, Positions inputs, std::string_view note) {
+  Ability row{};
+  row.op = op;
+  row.role = Role::arithmetic;
+  row.data_inputs = std::move(inputs);
+  row.needs_output_quant = true;
+  row.activation_formats = activations;
+  row.note = note;
+  return row;
+}
+
+Ability fixed(std::string_view op, std::string_view note) {
+  Ability row = arithmetic(op, {0}, note);
+  row.fixed_output = true;
+  return row;
+}
+
+Ability move(std::string_view op, std::vector<Need> needs = {}) {
+  Ability row{};
+  row.op = op;
+  row.role = Role::move;
+  row.data_inputs = {0};
+  row.needs_output_quant = true;
+  row.activation_formats = activations;
+  row.needs = std::move(needs);
+  row.note = "runs on the codes; input and output share scale and zero point";
+  return row;
+}
+
+Ability weight_only(std::string_view op, std::string_view note) {
+  Ability row{};
+  row.op = op;
+  row.role = Role::weight_only;
+  row.data_inputs = {0};
+  row.weight_input = 1;
+  row.needs_constant_weight = true;
+  row.activation_formats = {"int8"};
+  row.weight_formats = blocked_weights;
+  row.groups = blocks;
+  row.note = note;
+  return row;
+}
+
+Ability dynamic(std::string_view op) {
+  Ability row{};
+  row.op = op;
+  row.role = Role::dynamic;
+  row.data_inputs = {0};
+  row.weight_input = 1;
+  row.needs_constant_weight = true;
+  row.activation_formats = {"uint8"};
+  row.weight_formats = {"int8", "int7", "int6", "int5", "int4", "int3", "int2", "uint8"};
+  row.note = "DynamicQuantizeMatMul, or MatMulIntegerToFloat where several products share one input";
+  return row;
+}
+
+std::vector<Ability> table() {
+  const Need plain_alpha{"alpha", 1.0F, 1.0F}, untransposed{"transA", std::int64_t{0}, std::int64_t{0}};
+  std::vector<Ability> rows;
+  rows.push_back(conv());
+  rows.push_back(matmul());
+  rows.push_back(gemm());
+
+  rows.push_back(arithmetic("Add", {0, 1}, "QLinearAdd"));
+  rows.push_back(arithmetic("Mul", {0, 1}, "QLinearMul"));
+  rows.push_back(arithmetic("Concat", {-1}, "QLinearConcat; a copy where all share one scale"));
+  rows.push_back(arithmetic("AveragePool", {0}, "QLinearAveragePool"));
+  rows.push_back(arithmetic("GlobalAveragePool", {0}, "QLinearGlobalAveragePool"));
+  rows.push_back(arithmetic("LeakyRelu", {0}, "QLinearLeakyRelu"));
+  rows.push_back(arithmetic("Where", {1, 2}, "QLinearWhere"));
+  rows.push_back(fixed("Sigmoid", "QLinearSigmoid with output scale 1/256"));
+  rows.push_back(fixed("Softmax", "QLinearSoftmax with output scale 1/256"));
+
+  for (const std::string_view op : {"Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Gather",
+                                    "Expand", "Tile", "DepthToSpace", "Split", "ReduceMax", "ReduceMin", "Identity"}) {
+    rows.push_back(move(op));
+  }
+  rows.push_back(move("MaxPool", {{"storage_order", std::int64_t{0}, std::int64_t{0}}}));
+  rows.push_back(move("Resize", {{"mode", std::string_view("nearest"), std::string_view("nearest")}}));
+
+  rows.push_back(weight_only("MatMul", "MatMulNBits"));
+  rows.push_back(weight_only("Gemm", "MatMulNBits with its bias"));
+  rows.back().bias_input = 2;
+  rows.back().needs = {plain_alpha, untransposed};
+  rows.push_back(weight_only("Gather", "GatherBlockQuantized: rows of the table are dequantized as they are read"));
+  rows.back().data_inputs = {};
+  rows.back().weight_input = 0;
+  rows.back().activation_formats = {};
+  rows.back().weight_formats = {"int4", "uint4", "uint8", "int8"};
+  rows.back().needs = {{"axis", std::int64_t{0}, std::int64_t{0}}};
+
+  rows.push_back(dynamic("MatMul"));
+  rows.push_back(dynamic("Gemm"));
+  rows.back().bias_input = 2;
+  rows.back().needs = {plain_alpha, untransposed};
+  return rows;
+}
+
+}  // namespace
+
+Target ort_cpu_target() {
+  Target target;
+  target.name = "ort-cpu";
+  target.runtime = "ONNX Runtime";
+  target.version = "1.31";
+  target.instruction_set = "avx512-vnni";
+  target.max_opset = 26;
+  target.max_ir = 13;
+  target.domains = {"com.microsoft"};
+  target.abilities = table();
+  target.arithmetic.weight_only_activation_bits = 8;
+  target.rewrites_float_layers = true;
+  return target;
+}
+
+}  // namespace qtool
