@@ -9,7 +9,7 @@ namespace {
 using Positions = std::vector<int>;
 
 const std::vector<std::string_view> activations{"uint8", "int8"};
-const std::vector<std::string_view> static_weights{"int8", "int7", "int6", "int5", "int4", "int3", "int2", "uint8"};
+const std::vector<std::string_view> static_weights{"int8", "int7", "int6", "int5", "uint8"};
 const std::vector<std::string_view> blocked_weights{"int4", "int8", "int2", "uint4", "uint8", "uint2"};
 const std::vector<std::int64_t> blocks{16, 32, 64, 128, 256};
 
@@ -103,7 +103,7 @@ Ability dynamic(std::string_view op) {
   row.weight_input = 1;
   row.needs_constant_weight = true;
   row.activation_formats = {"uint8"};
-  row.weight_formats = {"int8", "int7", "int6", "int5", "int4", "int3", "int2", "uint8"};
+  row.weight_formats = static_weights;
   row.note = "DynamicQuantizeMatMul, or MatMulIntegerToFloat where several products share one input";
   return row;
 }

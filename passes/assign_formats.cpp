@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+// assign_formats: writes down what the recipe wishes, cut to what the target really runs. Nothing is measured and no
+// scale is chosen; calibrate_ranges and the passes that choose codes fill the decisions in.
+//
+//   static   activations with fixed ranges and 8-bit weights, for integer kernels       (assign_static.cpp)
+//   dynamic  products with 8-bit weights; activations are quantized while it runs        (assign_products.cpp)
+//   weights  products and tables with weights in small groups, activations stay float    (assign_products.cpp)
+//
+// Every node that computes on floats and stays float gets a "skip" with its reason.
+#include <algorithm>
+
+#include "calib/op.h"
+#include "formats/base/error.h"
+#include "passes/assign.h"
+#include "recipes/reader/bind.h"
+#include "recipes/reader/where.h"
+
+namespace qtool::assign {
+
+void Wish::options(Options& o) {
+  o("method", method, "which operands get fewer bits, and when their scales are chosen",
+    {"static", "dynamic", "weights"});
+  o("activations", activations, "number format of activations (static, dynamic)");
+  o("weights", weights, "number format of weights");
+  o("grain", grain, "weights that share a scale: all of a tensor, an output channel, or a group along the inputs",
+    {"tensor", "channel", "groups"});
+  o("group", group, "weights per group, for grain: groups", 1, 1 << 20);
+  o("symmetric", symmetric, "weights without zero points");
+  o("attention", attention, "quantize products of two activations too (static)");
+  o("embeddings", embeddings, "quantize tables that Gather reads too (weights)");
+  o("exact_inside", exact_inside,
+    "method weights: no 8-bit activations inside the kernel (slower, a little more exact)");
+}
+
+Plan::Plan(Graph& g, PassContext& c, const Wish& wish)
+    : graph(g), ctx(c), links(g), wishes_(g.node_slots(), wish), decided_(g.node_slots()), types_(g.value_slots()) {
+  for (const Rule& rule : ctx.rules) {
+    Wish probe = wish;  // binds once more than needed, so that a rule without nodes is still checked
+    const auto declare = [&probe](Options& o) {
+      o("keep", probe.keep, "leave these nodes alone", {"float"});
+      probe.options(o);
+    };
+    bind_knobs(rule.wishes, declare, "rule");
+  }
+  std::vector<bool> matched(g.node_slots());
+  for (const Rule& rule : ctx.rules) {
+    for (const NodeId n : select(graph, rule.where)) {
+      if (matched[slot(n)]) continue;
+      matched[slot(n)] = true;
+      Wish& own = wishes_[slot(n)];
+      bind_knobs(
+          rule.wishes,
+          [&own](Options& o) {
+            o("keep", own.keep, "leave these nodes alone", {"float"});
+            own.options(o);
+          },
+          "rule");
+      // Fewer bits than the integer kernels take: the wish is for small weights, not for nothing.
+      if (own.method == "static" && ctx.target.find(graph[n], Role::product) != nullptr &&
+          !ctx.target.accepts(graph[n], Role::product, {}, own.weights->name) &&
+          ctx.target.accepts(graph[n], Role::weight_only, {}, own.weights->name)) {
+        own.method = "weights";
+        own.grain = "groups";
+      }
+    }
+  }
+  Graph inferred = graph;
+  infer_types(inferred);
+  for (const ValueId v : inferred.values()) {
+    Type& t = types_[static_cast<std::size_t>(v)];
+    t = inferred[v].type;
+    if (!graph.is_constant(v)) continue;
+    t.dtype = graph[v].data.dtype();
+    t.known_dtype = t.known_rank = true;
+    t.shape = graph[v].data.shape();
+  }
+}
+
+bool Plan::wants(NodeId n, std::string_view method) const {
+  return ctx.selects(n) && !keeps_float(n) && wish(n).method == method && !is_decided(n);
+}
+
+std::optional<std::int64_t> Plan::rank(ValueId v) const {
+  if (!type(v).known_rank) return std::nullopt;
+  return static_cast<std::int64_t>(type(v).shape.size());
+}
+
+const Tensor* Plan::fixed(ValueId v) const {
+  if (v == ValueId::none || !graph.is_constant(v)) return nullptr;
+  if (std::find(graph.inputs.begin(), graph.inputs.end(), v) != graph.inputs.end()) return nullptr;
+  return &graph[v].data;
+}
+
+bool Plan::is_output(ValueId v) const {
+  const auto all = links.consumers(v);
+  return std::any_of(all.begin(), all.end(), [](const auto& c) { return c.node == NodeId::none; });
+}
+
+void Plan::skip(NodeId n, std::string_view why) {
+  if (!skips_.emplace(n, why).second) return;
+  ctx.journal.skip("assign_formats", label_of(graph, n), why);
+}
+
+int reduction_axis(const Node& product) {
+  return product.op == "Gemm" && product.attrs.get("transB", std::int64_t{0}) != 0 ? 1 : 0;
+}
+
+QuantSpec weight_spec(const Wish& wish, const Node& product, const Shape& weight, bool seven_bits) {
+  QuantSpec spec;
+  spec.format = seven_bits && wish.weights == &number::int8 ? &number::int7 : wish.weights;
+  spec.symmetric = wish.symmetric;
+  // -128 is left out: negation stays exact (onnx-quantized.md section 3, Conventions).
+  spec.narrow = wish.symmetric && spec.format->lowest < 0;
+  const int k = product.op == "Conv" ? 1 : reduction_axis(product);
+  if (wish.grain == "groups") {
+    spec.grain = {Grain::Kind::groups, k, wish.group, 0};
+  } else if (wish.grain == "channel" && weight.size() >= 2 && (weight.size() == 2 || product.op == "Conv")) {
+    spec.grain = {Grain::Kind::axis, 1 - k, 0, 0};
+  }
+  return spec;
+}
+
+}  // namespace qtool::assign
+
+namespace qtool::pass {
+namespace {
+
+// Nodes that compute on floats and that no method took: the reasons not told yet.
+void explain_rest(assign::Plan& plan) {
+  for (const NodeId n : plan.graph.nodes()) {
+    const Node& node = plan.graph[n];
+    if (plan.is_decided(n) || plan.skipped(n) || !plan.ctx.selects(n)) continue;
+    const bool floats = std::any_of(node.outputs.begin(), node.outputs.end(), [&](ValueId v) {
+      return v != ValueId::none && plan.type(v).known_dtype && is_float(plan.type(v).dtype);
+    });
+    bool bodies = false;
+    for_each_body(node, [&](const Graph&) { bodies = true; });
+    if (bodies) {
+      plan.skip(n, "the graphs inside " + node.op + " stay float");
+    } else if (!floats || node.op == "Constant") {
+      continue;
+    } else if (plan.keeps_float(n)) {
+      plan.skip(n, "a rule keeps it float");
+    } else {
+      const std::string method = plan.wish(n).method;
+      const Role role = method == "static" ? Role::arithmetic : method == "dynamic" ? Role::dynamic : Role::weight_only;
+      const Ability* row = plan.ctx.target.find(node, role);
+      plan.skip(n, row == nullptr ? plan.ctx.target.accepts(node, role, {}, {}).why
+                                  : "none of its neighbours is an integer kernel");
+    }
+  }
+}
+
+class AssignFormats final : public Pass {
+  assign::Wish wish_;
+
+ public:
+  void options(Options& o) override { wish_.options(o); }
+
+  void run(Graph& graph, PassContext& ctx) override {
+    assign::Plan plan(graph, ctx, wish_);
+    assign::assign_weight_only(plan);
+    assign::assign_dynamic(plan);
+    assign::assign_static(plan);
+    explain_rest(plan);
+  }
+};
+
+}  // namespace
+
+constinit const PassDef assign_formats{
+    "assign_formats",
+    "number formats and grains for operands, as the recipe wishes and the target runs",
+    "",
+    Effect::annotate,
+    1,
+    make_pass<AssignFormats>};
+
+}  // namespace qtool::pass

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+// Decisions that concern one product alone: weights in groups with float activations, and activations quantized while
+// the model runs.
+#include <algorithm>
+
+#include "passes/assign.h"
+
+namespace qtool::assign {
+namespace {
+
+Quant shared(QuantSpec spec) { return std::make_shared<const QuantSpec>(std::move(spec)); }
+
+ValueId input(const Node& node, int i) {
+  return i >= 0 && static_cast<std::size_t>(i) < node.inputs.size() ? node.inputs[static_cast<std::size_t>(i)].value
+                                                                    : ValueId::none;
+}
+
+/// Why the constant weight of `row` does not serve a product of two dimensions; empty: it does.
+std::string weight_objection(const Plan& plan, const Node& node, const Ability& row) {
+  const ValueId w = input(node, row.weight_input);
+  const Tensor* weight = plan.fixed(w);
+  if (weight == nullptr) return "its weight is no constant";
+  if (weight->rank() != 2)
+    return "its weight has " + std::to_string(weight->rank()) + " dimensions, the kernel takes 2";
+  if (weight->count() == 0) return "its weight is empty";
+  if (!row.data_inputs.empty()) {
+    const auto rank = plan.rank(input(node, row.data_inputs[0]));
+    if (rank && *rank < 2) return "its input has less than 2 dimensions";
+  }
+  return {};
+}
+
+/// The group to use: the one asked for, or for whole channels the smallest that holds one. 0: none, see `why`.
+std::int64_t group_for(const Wish& wish, const Ability& row, std::int64_t k, std::string& why) {
+  const auto at_least = [&](std::int64_t n) {
+    const auto found = std::find_if(row.groups.begin(), row.groups.end(), [&](std::int64_t g) { return g >= n; });
+    return found == row.groups.end() ? 0 : *found;
+  };
+  if (wish.grain != "groups") {
+    const std::int64_t whole = at_least(k);
+    if (whole == 0) {
+      why = "the kernel shares a scale among at most " + std::to_string(row.groups.back()) +
+            " weights, a channel has " + std::to_string(k) + "; use grain: groups";
+    }
+    return whole;
+  }
+  if (std::find(row.groups.begin(), row.groups.end(), wish.group) == row.groups.end()) {
+    why = "the kernel takes groups of";
+    for (const std::int64_t g : row.groups) why += " " + std::to_string(g);
+    why += ", not " + std::to_string(wish.group);
+    return 0;
+  }
+  return std::min(wish.group, at_least(std::min(k, wish.group)));  // no padding beyond one short group
+}
+
+std::size_t packed_bytes(std::int64_t n, std::int64_t k, std::int64_t group, int bits, bool zero_points) {
+  const std::int64_t blocks = (k + group - 1) / group;
+  const std::int64_t per_block = group * bits / 8 + 4 + (zero_points ? 1 : 0);
+  return static_cast<std::size_t>(n * blocks * per_block);
+}
+
+void assign_weight_only(Plan& plan, NodeId n, const Ability& row) {
+  Node& node = plan.graph[n];
+  const Wish& wish = plan.wish(n);
+  const bool table = node.op == "Gather";
+  if (table && !wish.embeddings) return plan.skip(n, "tables are left alone unless `embeddings: true` asks for them");
+  if (const auto ok = plan.ctx.target.accepts(node, Role::weight_only, {}, wish.weights->name); !ok) {
+    return plan.skip(n, ok.why);
+  }
+  if (const std::string why = weight_objection(plan, node, row); !why.empty()) {
+    if (!table || plan.fixed(input(node, 0))) plan.skip(n, why);
+    return;
+  }
+  Use& weight = node.inputs[static_cast<std::size_t>(row.weight_input)];
+  const Tensor& data = plan.graph[weight.value].data;
+  if (data.dtype() != DType::f32 && data.dtype() != DType::f16) {
+    return plan.skip(n,
+                     "the kernel computes in float32 or float16, the weight is " + std::string(name_of(data.dtype())));
+  }
+  const int k_axis = table ? 1 : reduction_axis(node);
+  const std::int64_t k = data.shape()[static_cast<std::size_t>(k_axis)];
+  const std::int64_t columns = data.shape()[static_cast<std::size_t>(1 - k_axis)];
+  std::string why;
+  const std::int64_t group = group_for(wish, row, k, why);
+  if (group == 0) return plan.skip(n, why);
+  const int bits = wish.weights->bits <= 2 ? 2 : wish.weights->bits <= 4 ? 4 : 8;
+  if (table && k * bits % 8 != 0) return plan.skip(n, "a row of the table does not fill whole bytes");
+  if (packed_bytes(columns, k, group, bits, !wish.symmetric) >= data.size_bytes()) {
+    return plan.skip(n, "codes and scales would take more room than the float weights");
+  }
+
+  QuantSpec spec;
+  spec.format = wish.weights;
+  spec.symmetric = wish.symmetric;
+  spec.grain = {Grain::Kind::groups, k_axis, group, 0};
+  weight.quant = shared(spec);
+  const int inside = plan.ctx.target.arithmetic.weight_only_activation_bits;
+  if (!table && inside != 0 && !wish.exact_inside) {
+    // The kernel rounds activations to 8 bits per block of K as it reads them.
+    const auto rank = plan.rank(node.inputs[0].value);
+    QuantSpec x;
+    x.format = &number::int8;
+    x.narrow = true;
+    x.dynamic = true;
+    x.grain = {Grain::Kind::groups, static_cast<int>(rank ? *rank - 1 : 1), group, 0};
+    if (rank) {
+      node.inputs[0].quant = shared(x);
+    } else {
+      return plan.skip(n, "the rank of its input is not known"), void(weight.quant = nullptr);
+    }
+  }
+  plan.decided(n);
+}
+
+void assign_dynamic(Plan& plan, NodeId n, const Ability& row) {
+  Node& node = plan.graph[n];
+  const Wish& wish = plan.wish(n);
+  if (const auto ok = plan.ctx.target.accepts(node, Role::dynamic, wish.activations->name, wish.weights->name); !ok) {
+    return plan.skip(n, ok.why);
+  }
+  if (const std::string why = weight_objection(plan, node, row); !why.empty()) return plan.skip(n, why);
+  Use& weight = node.inputs[static_cast<std::size_t>(row.weight_input)];
+  const Tensor& data = plan.graph[weight.value].data;
+  if (data.dtype() != DType::f32) {
+    return plan.skip(n, "the kernel computes in float32, the weight is " + std::string(name_of(data.dtype())));
+  }
+  if (wish.grain == "groups") return plan.skip(n, "the kernel has one weight scale per column; use grain: channel");
+  if (!wish.symmetric && wish.weights->lowest < 0) {
+    return plan.skip(n, "signed weights have no zero points here; use symmetric: true");
+  }
+  const std::int64_t columns = data.shape()[static_cast<std::size_t>(1 - reduction_axis(node))];
+  if (static_cast<std::size_t>(data.count() + 5 * columns) >= data.size_bytes()) {
+    return plan.skip(n, "codes and scales would take more room than the float weights");
+  }
+  weight.quant = shared(weight_spec(wish, node, data.shape(), plan.ctx.target.saturating_u8s8));
+  QuantSpec x;
+  x.format = wish.activations;
+  x.symmetric = false;
+  x.dynamic = true;
+  node.inputs[0].quant = shared(x);
+  plan.decided(n);
+}
+
+}  // namespace
+
+void assign_weight_only(Plan& plan) {
+  for (const NodeId n : plan.graph.nodes()) {
+    if (!plan.wants(n, "weights")) continue;
+    if (const Ability* row = plan.ctx.target.find(plan.graph[n], Role::weight_only)) assign_weight_only(plan, n, *row);
+  }
+}
+
+void assign_dynamic(Plan& plan) {
+  std::map<ValueId, Quant> inputs;  // products of one value share its codes
+  for (const NodeId n : plan.graph.nodes()) {
+    if (!plan.wants(n, "dynamic")) continue;
+    const Ability* row = plan.ctx.target.find(plan.graph[n], Role::dynamic);
+    if (row == nullptr) continue;
+    assign_dynamic(plan, n, *row);
+    Use& x = plan.graph[n].inputs[0];
+    if (plan.is_decided(n)) x.quant = inputs.emplace(x.value, x.quant).first->second;
+  }
+}
+
+}  // namespace qtool::assign
