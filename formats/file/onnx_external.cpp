@@ -28,9 +28,11 @@ fs::path judge(const std::string& location, const fs::path& folder, const std::s
     throw Error(Code::input, where + " has its data in \"" + location + "\", " + why,
                 "external data must be a file in the folder of the model");
   };
+  if (location.find('\0') != std::string::npos) {
+    throw Error(Code::input, where + " has a zero byte in the name of its data file");
+  }
   const fs::path relative(location);
   if (location.empty()) refuse("which names no file");
-  if (location.find('\0') != std::string::npos) refuse("which is no file name");
   if (relative.is_absolute()) refuse("which is an absolute path");
   for (const fs::path& part : relative) {
     if (part == "..") refuse("which leaves the folder of the model");

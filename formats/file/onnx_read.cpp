@@ -242,6 +242,9 @@ Node Reader::read_node(onnx::NodeProto& proto, Scope& scope) {
   node.overload = unknown_string(proto.unknown_fields(), 8);
   const std::string where = "node \"" + node.name + "\" (" + node.op + ")";
   if (node.op.empty()) refuse(where + " has no operator");
+  if (node.domain.empty() && !scope.graph.model->opsets.contains("")) {
+    refuse(where + " is a standard operator, and no version of ai.onnx is imported");
+  }
   for (const std::string& name : proto.input()) {
     Use use;
     if (!name.empty()) {
@@ -499,14 +502,7 @@ Graph Reader::read(onnx::ModelProto& proto) {
   info->producer_version = proto.producer_version();
   for (const auto& entry : proto.metadata_props()) info->metadata.emplace_back(entry.key(), entry.value());
   model_ = info;
-  std::set<std::string> functions;
-  for (auto& function : *proto.mutable_functions()) {
-    info->functions.push_back(read_function(function));
-    const Function& f = info->functions.back();
-    if (!functions.insert(f.domain + "\n" + f.name + "\n" + f.overload).second) {
-      refuse("the local function \"" + f.name + "\" is defined twice");
-    }
-  }
+  for (auto& function : *proto.mutable_functions()) info->functions.push_back(read_function(function));
   proto.clear_functions();
   const std::unique_ptr<onnx::GraphProto> graph_proto(proto.release_graph());
   info->extras = keep_message(proto.SerializeAsString());
@@ -516,6 +512,17 @@ Graph Reader::read(onnx::ModelProto& proto) {
   Scope scope{graph, {}, nullptr, nullptr, 0};
   read_graph(*graph_proto, scope);
   return graph;
+}
+
+/// With the source in front; names out of the file may hold anything, and be of any length.
+std::string one_sentence(std::string message, const std::string& source) {
+  constexpr std::size_t longest = 600, kept = 280;
+  if (!message.starts_with(source)) message = source + ": " + message;
+  if (message.size() > longest) message = message.substr(0, kept) + " ... " + message.substr(message.size() - kept);
+  for (char& c : message) {
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
+  }
+  return message;
 }
 
 }  // namespace
@@ -538,8 +545,7 @@ Graph read_onnx_bytes(std::span<const std::byte> bytes, const std::string& sourc
     verify(graph);
     return graph;
   } catch (const Error& e) {
-    if (std::string_view(e.what()).starts_with(source)) throw;
-    throw Error(e.code(), source + ": " + e.what(), e.hint());
+    throw Error(e.code(), onnx_file::one_sentence(e.what(), source), e.hint());
   }
 }
 

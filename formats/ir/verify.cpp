@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <set>
+#include <tuple>
 
 #include "formats/base/error.h"
 #include "formats/ir/quant.h"
@@ -157,11 +159,52 @@ void Verifier::check(const Graph& graph, std::int64_t captured) {
   }
 }
 
+using Callee = std::tuple<std::string_view, std::string_view, std::string_view>;
+
+void collect_calls(const Graph& graph, const std::map<Callee, std::size_t>& functions, std::set<std::size_t>& calls) {
+  for (const NodeId n : graph.nodes()) {
+    const Node& node = graph[n];
+    const auto found = functions.find({node.domain, node.op, node.overload});
+    if (found != functions.end()) calls.insert(found->second);
+    for_each_body(node, [&](const Graph& body) { collect_calls(body, functions, calls); });
+  }
+}
+
+/// Kahn's order of the call graph: what is left over calls itself.
+void check_calls(const std::vector<Function>& functions) {
+  std::map<Callee, std::size_t> numbers;
+  for (std::size_t i = 0; i < functions.size(); ++i) {
+    const Function& f = functions[i];
+    if (!numbers.emplace(Callee{f.domain, f.name, f.overload}, i).second) {
+      refuse("the local function \"" + f.name + "\" is defined twice");
+    }
+  }
+  std::vector<std::vector<std::size_t>> callers(functions.size());
+  std::vector<std::size_t> open(functions.size()), ready;
+  for (std::size_t i = 0; i < functions.size(); ++i) {
+    std::set<std::size_t> calls;
+    if (functions[i].body) collect_calls(*functions[i].body, numbers, calls);
+    for (const std::size_t callee : calls) callers[callee].push_back(i);
+    open[i] = calls.size();
+    if (calls.empty()) ready.push_back(i);
+  }
+  for (std::size_t i = 0; i < ready.size(); ++i) {
+    for (const std::size_t caller : callers[ready[i]]) {
+      if (--open[caller] == 0) ready.push_back(caller);
+    }
+  }
+  if (ready.size() == functions.size()) return;
+  const auto cyclic = std::find_if(open.begin(), open.end(), [](std::size_t n) { return n > 0; });
+  refuse("the local function \"" + functions[static_cast<std::size_t>(cyclic - open.begin())].name +
+         "\" calls itself, directly or through others");
+}
+
 }  // namespace
 
 void verify(const Graph& graph) {
   Verifier().check(graph, -1);
   if (graph.model == nullptr) return;
+  check_calls(graph.model->functions);
   for (const Function& function : graph.model->functions) {
     if (function.body) Verifier().check(*function.body, -1);
   }
