@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/catalogue.h"
 
+#include <array>
+#include <charconv>
+#include <memory>
 #include <vector>
 
 #include "formats/number/number.h"
@@ -50,6 +53,13 @@ std::string_view meaning(Effect effect) {
 
 std::string value_text(const Json& value) { return value.is_string() ? value.as_string() : value.dump(); }
 
+/// The shortest text that reads back to the same float.
+std::string float_text(float value) {
+  std::array<char, 32> text;
+  const auto end = std::to_chars(text.data(), text.data() + text.size(), value).ptr;
+  return {text.data(), end};
+}
+
 /// "0 to 1", "at least 0", "`a`, `b`" or nothing.
 std::string legal_values(const Json& knob) {
   if (const Json* choices = knob.find("choices")) {
@@ -75,9 +85,15 @@ std::string knob_table(const Json& knobs) {
   return table({"knob", "type", "default", "values", "meaning"}, rows);
 }
 
+std::string sentence(std::string_view text) {
+  std::string out(text);
+  if (!out.empty() && out[0] >= 'a' && out[0] <= 'z') out[0] = static_cast<char>(out[0] - 'a' + 'A');
+  return out + ".";
+}
+
 std::string pass_section(const PassDef& def) {
   const std::unique_ptr<Pass> pass = def.make();
-  std::string text = "## " + std::string(def.name) + "\n\n" + std::string(def.summary) + ".\n\n";
+  std::string text = "## " + std::string(def.name) + "\n\n" + sentence(def.summary) + "\n\n";
   text += "- effect: **" + std::string(name_of(def.effect)) + "**: " + std::string(meaning(def.effect)) + "\n";
   if (!def.paper.empty()) text += "- paper: " + std::string(def.paper) + "\n";
   text += "- revision: " + std::to_string(def.revision) + "\n\n";
@@ -104,8 +120,8 @@ std::string passes_markdown() {
 std::string numbers_markdown() {
   std::vector<Row> rows;
   for (const NumberFormat* number : numbers())
-    rows.push_back({code(number->name), std::to_string(number->bits), Json(double{number->lowest}).dump(),
-                    Json(double{number->highest}).dump(), number->is_integer ? "integer" : "real",
+    rows.push_back({code(number->name), std::to_string(number->bits), float_text(number->lowest),
+                    float_text(number->highest), number->is_integer ? "integer" : "real",
                     number->onnx ? code(name_of(*number->onnx)) : "-"});
   return table({"name", "bits", "lowest", "highest", "kind", "stored in ONNX as"}, rows);
 }
