@@ -3,6 +3,7 @@
 
 #include <charconv>
 #include <cmath>
+#include <unordered_set>
 
 #include "formats/base/error.h"
 
@@ -98,27 +99,28 @@ class Parser {
   }
 
   Json parse_object(int depth) {
-    Json object = Json::object();
+    Json::Object members;
+    std::unordered_set<std::string> names;  // files with 10^6 members exist
     expect('{');
     skip_space();
     if (peek() == '}') {
       ++at_;
-      return object;
+      return Json(std::move(members));
     }
     for (;;) {
       skip_space();
       std::string name = parse_string();
-      if (object.find(name) != nullptr) fail("duplicate member \"" + name + "\"");
+      if (!names.insert(name).second) fail("duplicate member \"" + name + "\"");
       skip_space();
       expect(':');
-      object.set(name, parse_value(depth + 1));
+      members.emplace_back(std::move(name), parse_value(depth + 1));
       skip_space();
       if (peek() == ',') {
         ++at_;
         continue;
       }
       expect('}');
-      return object;
+      return Json(std::move(members));
     }
   }
 

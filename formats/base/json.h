@@ -27,6 +27,8 @@ class Json {
   Json(const char* v) : value_(std::string(v)) {}
   Json(std::string v) : value_(std::move(v)) {}
   Json(std::string_view v) : value_(std::string(v)) {}
+  /// Requires: no name twice.
+  explicit Json(Object members) : value_(std::move(members)) {}
   static Json array() {
     Json j;
     j.value_ = Array{};

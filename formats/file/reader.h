@@ -22,6 +22,9 @@ Graph read_onnx(const std::filesystem::path&);
 /// A serialized ModelProto in memory; `source` names it in messages. External data is looked up in `folder`.
 Graph read_onnx_bytes(std::span<const std::byte>, const std::string& source, const std::filesystem::path& folder = {});
 
+/// A serialized TensorProto (the .pb files of ONNX test data). `source` names it in messages. Error(Code::input).
+Tensor read_tensor_proto(std::span<const std::byte>, const std::string& source);
+
 struct OnnxWriteOptions {
   /// Initializers go to `<file>.data` when the model would pass this many bytes (protobuf ends at 2 GiB).
   std::uint64_t external_above = std::uint64_t{1} << 31;
