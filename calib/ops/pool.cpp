@@ -420,17 +420,24 @@ void unpool_forward(const OpContext& ctx) {
     shape = to_int64s(ctx.in(2));
     require(shape.size() == x.shape().size(), "output_shape does not have the rank of the values");
     for (std::size_t i = 0; i < shape.size(); ++i) {
-      require(shape[i] >= counted[i] || i < 2, "output_shape " + to_string(shape) + " is too small");
+      require(i < 2 ? shape[i] == counted[i] : shape[i] >= counted[i],
+              "output_shape " + to_string(shape) + " is too small");
     }
   }
   Tensor y(x.dtype(), shape);
   const auto to = y.write<float>();
   const auto from = x.read<float>();
   const auto places = indices.read<std::int64_t>();
-  const std::int64_t total = y.count();
+  const std::int64_t total = element_count(counted);
   for (std::size_t i = 0; i < from.size(); ++i) {
     require(places[i] >= 0 && places[i] < total, "MaxUnpool has the index " + std::to_string(places[i]));
-    to[at(places[i])] = from[i];
+    std::int64_t rest = places[i], place = 0, step = 1;
+    for (std::size_t axis = shape.size(); axis-- > 0;) {
+      place += rest % counted[axis] * step;
+      rest /= counted[axis];
+      step *= shape[axis];
+    }
+    to[at(place)] = from[i];
   }
   ctx.out(0, std::move(y));
 }
