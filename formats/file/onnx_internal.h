@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "formats/base/file.h"
+#include "formats/file/reader.h"
 #include "formats/ir/graph.h"
 
 namespace onnx {
@@ -95,8 +96,6 @@ const T* extras_as(const ExtrasPtr& extras) {
 
 // ---- onnx_types.cpp
 
-std::optional<DType> dtype_of_onnx(std::int32_t data_type);
-std::int32_t onnx_of_dtype(DType);
 Type read_type(const onnx::ValueInfoProto&);
 bool same_type(const Type&, const Type&);
 /// Makes the type field say `type`; nothing known: no type field.

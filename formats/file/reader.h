@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -24,6 +25,11 @@ Graph read_onnx_bytes(std::span<const std::byte>, const std::string& source, con
 
 /// A serialized TensorProto (the .pb files of ONNX test data). `source` names it in messages. Error(Code::input).
 Tensor read_tensor_proto(std::span<const std::byte>, const std::string& source);
+
+/// Element types by their number in TensorProto.DataType, as attributes (Cast, output_dtype) give them. Empty: not a
+/// type that qtool knows.
+std::optional<DType> dtype_of_onnx(std::int32_t data_type);
+std::int32_t onnx_of_dtype(DType);
 
 struct OnnxWriteOptions {
   /// Initializers go to `<file>.data` when the model would pass this many bytes (protobuf ends at 2 GiB).
