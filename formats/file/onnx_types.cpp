@@ -8,7 +8,7 @@
 #include "formats/base/error.h"
 #include "formats/file/onnx_internal.h"
 
-namespace qtool::onnx_file {
+namespace qtool {
 namespace {
 
 // TensorProto.DataType 1, 2, ...; the enum of the packaged schema ends at 16, the field is a plain integer.
@@ -17,6 +17,24 @@ constexpr DType data_types[] = {
     DType::string, DType::boolean, DType::f16,      DType::f64,        DType::u32,    DType::u64,        DType::c64,
     DType::c128,   DType::bf16,    DType::f8e4m3fn, DType::f8e4m3fnuz, DType::f8e5m2, DType::f8e5m2fnuz, DType::u4,
     DType::i4,     DType::f4e2m1,  DType::f8e8m0,   DType::u2,         DType::i2,     DType::f6e2m3,     DType::f6e3m2};
+
+}  // namespace
+
+std::optional<DType> dtype_of_onnx(std::int32_t data_type) {
+  if (data_type < 1 || data_type > static_cast<std::int32_t>(std::size(data_types))) return std::nullopt;
+  return data_types[data_type - 1];
+}
+
+std::int32_t onnx_of_dtype(DType dtype) {
+  const auto* found = std::find(std::begin(data_types), std::end(data_types), dtype);
+  QTOOL_ENSURE(found != std::end(data_types), "every element type has an ONNX number");
+  return static_cast<std::int32_t>(found - std::begin(data_types)) + 1;
+}
+
+}  // namespace qtool
+
+namespace qtool::onnx_file {
+namespace {
 
 void read_tensor_type(const onnx::TensorShapeProto* shape, std::int32_t elem_type, Type& type) {
   if (const auto dtype = dtype_of_onnx(elem_type)) {
@@ -40,17 +58,6 @@ const std::string& symbol(const Type& type, std::size_t axis) {
 }
 
 }  // namespace
-
-std::optional<DType> dtype_of_onnx(std::int32_t data_type) {
-  if (data_type < 1 || data_type > static_cast<std::int32_t>(std::size(data_types))) return std::nullopt;
-  return data_types[data_type - 1];
-}
-
-std::int32_t onnx_of_dtype(DType dtype) {
-  const auto* found = std::find(std::begin(data_types), std::end(data_types), dtype);
-  QTOOL_ENSURE(found != std::end(data_types), "every element type has an ONNX number");
-  return static_cast<std::int32_t>(found - std::begin(data_types)) + 1;
-}
 
 Type read_type(const onnx::ValueInfoProto& info) {
   Type type;
