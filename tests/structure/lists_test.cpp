@@ -37,7 +37,8 @@ void add_calls(const std::string& file, const std::vector<std::string>& lines, c
 /// Objects of `type` that `text` defines, written out or through a macro of the same file whose first argument is the
 /// name.
 void add_definitions(const std::string& file, const std::string& text, const std::string& type, Names& names) {
-  const std::regex definition("(?:^|\\bconstinit\\s+)const\\s+(?:qtool::)?" + type + "\\s+(\\w+)\\s*(?:=|\\{|$)");
+  const std::regex definition("(?:^|\\bconstinit\\s+)const\\s+(?:qtool::)?" + type +
+                              "\\s+(?:\\w+::)*(\\w+)\\s*(?:=|\\{|$)");
   const std::regex macro_head("\\s*#\\s*define\\s+(\\w+)\\(\\s*(\\w+).*");
   const auto lines = lines_of(text);
   std::string macro, parameter;  // of the #define that line i belongs to
