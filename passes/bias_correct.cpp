@@ -62,6 +62,19 @@ class Means {
   std::int64_t count_ = 0;
 };
 
+/// Whether the node computes in integers, so that a float bias would break its kernel apart.
+bool is_static(const Node& node) {
+  const Quant &x = node.inputs[0].quant, &w = node.inputs[Product::weight_input].quant;
+  return x && !x->dynamic && w && (w->grain.kind == Grain::Kind::tensor || w->grain.kind == Grain::Kind::axis);
+}
+
+Quant bias_decision() {
+  QuantSpec spec;
+  spec.format = &number::int16;  // is_bias: int32 codes, for which there is no number format
+  spec.is_bias = true;
+  return std::make_shared<const QuantSpec>(spec);
+}
+
 class BiasCorrect final : public Pass {
   std::string method_ = "analytic";
   std::int64_t batches_ = 0;
@@ -218,7 +231,13 @@ class BiasCorrect final : public Pass {
   }
 
   static bool write(Graph& graph, const Site& site, const std::vector<double>& bias) {
-    if (!site.added) return set_bias(graph, site.product, bias);
+    if (!site.added) {
+      const NodeId id = site.product.node;
+      const bool had = input_of(graph[id], Product::bias_input) != ValueId::none;
+      if (!set_bias(graph, site.product, bias)) return false;
+      if (!had && is_static(graph[id])) graph[id].inputs[Product::bias_input].quant = bias_decision();
+      return true;
+    }
     const ValueId old = graph[site.added->node].inputs[site.added->input].value;
     auto data = from_doubles(bias, {site.product.out_channels()}, graph[old].data.dtype());
     if (!data) return false;

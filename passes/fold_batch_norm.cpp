@@ -11,6 +11,7 @@
 #include <cmath>
 #include <string>
 
+#include "calib/op.h"
 #include "passes/pass.h"
 #include "passes/product.h"
 #include "passes/rewrite.h"
@@ -23,12 +24,12 @@ struct Affine {
 };
 
 /// The affine step, or why it is none.
-struct Reading {
+struct Finding {
   std::optional<Affine> affine;
   std::string why;
 };
 
-Reading refuse(std::string why) { return {std::nullopt, std::move(why)}; }
+Finding refuse(std::string why) { return {std::nullopt, std::move(why)}; }
 
 bool is_inference(const Graph& graph, const Links& links, const Node& node) {
   if (node.outputs.empty() || node.outputs[0] == ValueId::none) return false;
@@ -39,7 +40,7 @@ bool is_inference(const Graph& graph, const Links& links, const Node& node) {
                       [&](ValueId v) { return v != ValueId::none && !links.consumers(v).empty(); });
 }
 
-Reading read_batch_norm(const Graph& graph, const Links& links, NodeId id, std::int64_t channels, Threads& threads) {
+Finding read_batch_norm(const Graph& graph, const Links& links, NodeId id, std::int64_t channels, Threads& threads) {
   const Node& node = graph[id];
   if (!is_inference(graph, links, node)) return refuse("it is in training form");
   if (node.attrs.get("spatial", std::int64_t{1}) != 1) return refuse("it normalizes each position by itself");
@@ -63,7 +64,7 @@ Reading read_batch_norm(const Graph& graph, const Links& links, NodeId id, std::
 }
 
 /// Mul, Div, Add or Sub of `x` and a constant per channel. `rank`: of x; the constant must not add axes.
-Reading read_arithmetic(const Graph& graph, const Links& links, NodeId id, ValueId x, std::int64_t channels,
+Finding read_arithmetic(const Graph& graph, const Links& links, NodeId id, ValueId x, std::int64_t channels,
                         std::int64_t rank, std::int64_t axis, Threads& threads) {
   const Node& node = graph[id];
   const bool mul = node.op == "Mul", div = node.op == "Div", add = node.op == "Add", sub = node.op == "Sub";
@@ -112,14 +113,16 @@ class FoldBatchNorm final : public Pass {
   }
 
   void run(Graph& graph, PassContext& ctx) override {
+    Graph typed = graph;
+    infer_types(typed);
     for (const NodeId id : graph.order()) {
       ctx.check_stop();
-      if (graph.alive(id)) fold_followers(graph, id, ctx);
+      if (graph.alive(id)) fold_followers(graph, id, typed, ctx);
     }
     for (const NodeId id : graph.order()) {
       if (!graph.alive(id) || !is_op(graph[id], "BatchNormalization") || !ctx.selects(id)) continue;
       const std::string name = label(graph, id);
-      const std::string why = fold_into_next(graph, id, ctx);
+      const std::string why = fold_into_next(graph, id, typed, ctx);
       if (!why.empty()) ctx.journal.skip("fold_batch_norm", name, why);
     }
     erase_dead(graph);
@@ -132,8 +135,9 @@ class FoldBatchNorm final : public Pass {
     ctx.journal.fact("change", std::move(fact));
   }
 
-  /// Folds what follows product `id`, one step after the other, until something else comes.
-  void fold_followers(Graph& graph, NodeId id, PassContext& ctx) const {
+  /// Folds what follows product `id`, one step after the other, until something else comes. `typed`: the graph as it
+  /// was, with all types that can be known; ids and ranks have not changed since.
+  void fold_followers(Graph& graph, NodeId id, const Graph& typed, PassContext& ctx) const {
     for (;;) {
       const auto product = product_of(graph, id);
       if (!product) return;
@@ -144,21 +148,20 @@ class FoldBatchNorm final : public Pass {
       const ValueId out = graph[end].outputs[0];
       const auto consumer = sole_consumer(graph, links, out);
       if (!consumer || !ctx.selects(consumer->node) || has_decisions(graph, links, consumer->node)) return;
-      const Reading reading = read_follower(graph, links, *product, end, consumer->node, ctx.threads);
-      if (!reading.affine) return;
+      const Finding found = read_follower(graph, links, typed[out].type, *product, end, consumer->node, ctx.threads);
+      if (!found.affine) return;
       const std::string name = label(graph, consumer->node), into = label(graph, id);
-      if (!fold_behind(graph, *product, bias, *reading.affine, consumer->node, out)) return;
+      if (!fold_behind(graph, *product, bias, *found.affine, consumer->node, out)) return;
       tell(ctx, name, into);
     }
   }
 
-  Reading read_follower(const Graph& graph, const Links& links, const Product& p, NodeId end, NodeId id,
-                        Threads& threads) const {
+  Finding read_follower(const Graph& graph, const Links& links, const Type& type, const Product& p, NodeId end,
+                        NodeId id, Threads& threads) const {
     const Node& node = graph[id];
     const ValueId x = graph[end].outputs[0];
-    const Type& type = graph[x].type;
     const std::int64_t weight_rank = graph[graph[p.node].inputs[Product::weight_input].value].data.rank();
-    // MatMul broadcasts: its rank is that of its first input, which only a declared type tells.
+    // MatMul broadcasts: its rank is that of its first input, which only a type tells.
     const std::int64_t rank = p.takes_bias      ? weight_rank
                               : type.known_rank ? static_cast<std::int64_t>(type.shape.size())
                                                 : 1;
@@ -221,7 +224,7 @@ class FoldBatchNorm final : public Pass {
   }
 
   /// Folds a BatchNormalization into the product that reads it. Empty when done, else why not.
-  static std::string fold_into_next(Graph& graph, NodeId id, PassContext& ctx) {
+  static std::string fold_into_next(Graph& graph, NodeId id, const Graph& typed, PassContext& ctx) {
     const Links links(graph);
     if (has_decisions(graph, links, id)) return "quantization was decided already";
     if (!is_inference(graph, links, graph[id])) return "it is in training form";
@@ -231,12 +234,12 @@ class FoldBatchNorm final : public Pass {
     if (!p || consumer->input != 0) return "no product with constant weights is beside it";
     if (has_decisions(graph, links, p->node)) return "quantization was decided already";
     const Node& node = graph[p->node];
-    const Type& type = graph[graph[id].inputs[0].value].type;
+    const Type& type = typed[graph[id].inputs[0].value].type;
     if (!p->spatial && (!type.known_rank || type.shape.size() != 2)) return "its channels are not those of the product";
     if (node.attrs.get("transA", std::int64_t{0}) != 0) return "its channels are not those of the product";
-    const Reading reading = read_batch_norm(graph, links, id, p->in_channels(), ctx.threads);
-    if (!reading.affine) return reading.why;
-    const Affine& f = *reading.affine;
+    const Finding found = read_batch_norm(graph, links, id, p->in_channels(), ctx.threads);
+    if (!found.affine) return found.why;
+    const Affine& f = *found.affine;
     const bool shifts = std::any_of(f.b.begin(), f.b.end(), [](double b) { return b != 0; });
     if (shifts && (node.op == "ConvTranspose" || (p->spatial && pads_with_zeros(node)))) {
       return "the padding of the product after it does not see its shift";

@@ -10,6 +10,7 @@
 
 #include "calib/executor.h"
 #include "formats/base/error.h"
+#include "passes/changes.h"
 
 namespace qtool {
 namespace {
@@ -180,8 +181,16 @@ Probe::Outputs Probe::run(const Graph& graph) {
   return outputs;
 }
 
+const Probe::Outputs& Probe::outputs_of(const Graph& graph) {
+  if (!last_ || changes_between(*last_, graph).reference()) {
+    last_outputs_ = run(graph);
+    last_ = graph;
+  }
+  return last_outputs_;
+}
+
 std::string Probe::difference(const Graph& before, const Graph& after) {
-  const Outputs x = run(before), y = run(after);
+  const Outputs x = outputs_of(before), y = outputs_of(after);
   const double tolerance = equivalence_tolerance(before);
   std::optional<Outputs> noise;
   for (std::size_t i = 0; i < x.size(); ++i) {

@@ -40,6 +40,8 @@ class Probe {
  private:
   using Outputs = std::vector<Tensor>;
   Outputs run(const Graph&);
+  /// run(), unless the graph is the last one that was run.
+  const Outputs& outputs_of(const Graph&);
   void prepare(const Graph&);
 
   Calibration& calibration_;
@@ -48,6 +50,8 @@ class Probe {
   bool prepared_ = false;
   std::string unable_;
   Feeds feeds_;
+  std::optional<Graph> last_;  // what a step leaves is what the next one starts from
+  Outputs last_outputs_;
 };
 
 /// Share of an output's range by which an equivalent pass may move it: 1e-4 for float32; where the graph computes in
