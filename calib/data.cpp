@@ -383,25 +383,48 @@ std::unique_ptr<Dataset> open_dataset(const Graph& graph, const DataOptions& opt
   }
 }
 
-void run_dataset(const Graph& graph, const Executor& executor, const Dataset& data, std::span<const ValueId> wanted,
-                 const std::function<void(std::int64_t batch, ValueId, const Tensor&)>& visit) {
-  (void)graph;
+DatasetRun::DatasetRun(const Graph& graph, const Executor& executor, const Dataset& data, const Graph& bound)
+    : executor_(executor), data_(data) {
+  const auto same = [&](ValueId id) {
+    if (&graph == &bound) return id;
+    const auto found = graph.find_value(bound[id].name);
+    if (!found) {
+      throw Error(Code::input, "one model has the value \"" + bound[id].name + "\", the other has not",
+                  "models that are compared have inputs of the same names");
+    }
+    return *found;
+  };
+  for (const ValueId id : bound.inputs) {
+    if (!bound.is_constant(id)) inputs_[id] = same(id);
+  }
+  for (const auto& [output, input] : data.state()) state_[same(output)] = same(input);
+}
+
+void DatasetRun::next(std::span<const ValueId> wanted, const Executor::Visit& visit) {
   std::vector<ValueId> all(wanted.begin(), wanted.end());
-  for (const auto& [output, input] : data.state()) {
+  for (const auto& [output, input] : state_) {
     if (std::find(all.begin(), all.end(), output) == all.end()) all.push_back(output);
   }
-  Feeds carried;
-  for (std::int64_t batch = 0; batch < data.batches(); ++batch) {
-    Feeds feeds = data.feeds(batch);
-    if (!data.restarts(batch)) {
-      for (const auto& [input, value] : carried) feeds[input] = value;
-    }
-    carried.clear();
-    executor.run(feeds, all, [&](ValueId id, const Tensor& value) {
-      const auto state = data.state().find(id);
-      if (state != data.state().end()) carried[state->second] = value;
-      if (std::find(wanted.begin(), wanted.end(), id) != wanted.end()) visit(batch, id, value);
-    });
+  Feeds feeds;
+  for (const auto& [id, value] : data_.feeds(batch_)) feeds[inputs_.at(id)] = value;
+  if (!data_.restarts(batch_)) {
+    for (const auto& [input, value] : carried_) feeds[input] = value;
+  }
+  carried_.clear();
+  executor_.run(feeds, all, [&](ValueId id, const Tensor& value) {
+    const auto state = state_.find(id);
+    if (state != state_.end()) carried_[state->second] = value;
+    if (std::find(wanted.begin(), wanted.end(), id) != wanted.end()) visit(id, value);
+  });
+  ++batch_;
+}
+
+void run_dataset(const Graph& graph, const Executor& executor, const Dataset& data, std::span<const ValueId> wanted,
+                 const std::function<void(std::int64_t batch, ValueId, const Tensor&)>& visit, std::int64_t batches) {
+  DatasetRun run(graph, executor, data, graph);
+  const std::int64_t end = batches > 0 ? std::min(batches, data.batches()) : data.batches();
+  while (run.done() < end) {
+    run.next(wanted, [&](ValueId id, const Tensor& value) { visit(run.done(), id, value); });
   }
 }
 

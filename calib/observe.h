@@ -22,18 +22,20 @@ namespace qtool {
 /// How a range is chosen from data.
 struct ObserverOptions {
   std::string method = "minmax";         // "minmax", "percentile", "entropy", "mse"
-  double percentile = 99.99;             // of |x| (symmetric) or of both tails
-  std::int64_t bins = 2048;              // of the online histogram
+  double percentile = 99.99;             // percent inside: of |x| (symmetric), or with half of the rest cut per tail
+  std::int64_t bins = 2048;              // precision of the online histogram (calib/histogram.h)
   int axis = -1;                         // per channel along this axis; -1: per tensor
-  const NumberFormat* format = nullptr;  // entropy and mse: whose grid to fit
+  const NumberFormat* format = nullptr;  // entropy and mse: whose grid to fit; null: int8
   bool symmetric = false;
 };
 
-/// One entry per channel (one in all per tensor).
+/// One entry per channel (one in all per tensor). Ranges are those of the numbers seen; they do not always contain 0.
+/// Infinities (masks) are left out and counted: a value that has them cannot be quantized without changing its meaning.
 struct Range {
-  std::vector<float> low, high;
-  std::vector<float> mean;  // per last observed axis, see Calibration::means
-  std::int64_t count = 0;   // elements seen
+  std::vector<float> low, high;  // 0, 0 where nothing was seen
+  std::vector<float> mean;
+  std::int64_t count = 0;     // finite elements seen
+  std::int64_t infinite = 0;  // infinite ones
 };
 
 /// Data, executor and caches of a run; what passes measure with.
@@ -46,15 +48,19 @@ class Calibration {
   bool has_data() const;
   const Dataset& data() const;
 
-  /// Ranges of values of the given reading, one sweep for all that are not cached.
+  /// Ranges of values of the given reading, one sweep for all that are not cached, in the order of the requests. They
+  /// depend neither on the batch (beyond what it does to products) nor on threads. Error(Code::calibration) naming the
+  /// value for NaN, for values that are not floating-point and for an axis that is not there; a warning in the journal
+  /// for infinities and for values that never came (in branches not taken).
   struct Request {
     ValueId value;
     ObserverOptions options;
   };
   std::vector<Range> ranges(const Graph&, Reading, std::span<const Request>);
-  /// Mean over all samples and positions per index of `axis`, of the values in the given reading.
+  /// Mean over all samples and positions per index of `axis` (negative: from the back), of the values in the given
+  /// reading; summed in double, element by element in order. Errors as for ranges().
   std::vector<std::vector<double>> means(const Graph&, Reading, std::span<const ValueId>, int axis);
-  /// Runs once over at most `batches` batches (0: all), for everything else.
+  /// Runs once over at most `batches` batches (0: all), for everything else; nothing is cached.
   void sweep(const Graph&, Reading, std::span<const ValueId>, std::int64_t batches,
              const std::function<void(std::int64_t batch, ValueId, const Tensor&)>& visit);
 

@@ -68,7 +68,7 @@ class CalibrateRanges final : public Pass {
       Bounds range;  // contains 0
       for (std::size_t i = counted(graph, links, group, ctx.target).size(); i > 0; --i, ++next) {
         const Range& seen = ranges[next];
-        if (!std::isfinite(seen.low[0]) || !std::isfinite(seen.high[0])) {
+        if (seen.infinite > 0 || !std::isfinite(seen.low[0]) || !std::isfinite(seen.high[0])) {
           broken.insert(group.spec.get());
         } else {
           range = {std::min(range.low, seen.low[0]), std::max(range.high, seen.high[0])};

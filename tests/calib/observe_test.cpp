@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "calib/observe.h"
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <string>
+
+#include "calib/clip.h"
+#include "calib/data/npz.h"
+#include "calib/histogram.h"
+#include "formats/base/error.h"
+#include "formats/ir/quant.h"
+#include "tests/support.h"
+
+using namespace qtool;
+
+namespace {
+
+std::filesystem::path files() { return test::source_dir() / "tests/calib/files"; }
+
+/// Inputs gauss, outliers, relu of 128 columns, and y = Relu(gauss).
+Graph model() {
+  Graph g;
+  auto info = std::make_shared<ModelInfo>();
+  info->opsets[""] = 17;
+  g.model = info;
+  const auto value = [&](const char* name) {
+    Value v;
+    v.name = name;
+    v.type.known_dtype = v.type.known_rank = true;
+    v.type.shape = {-1, 128};
+    return g.add_value(v);
+  };
+  for (const char* name : {"gauss", "outliers", "relu"}) g.inputs.push_back(value(name));
+  Node relu;
+  relu.name = relu.op = "Relu";
+  relu.inputs = {{g.inputs[0], nullptr}};
+  relu.outputs = {value("y")};
+  g.outputs = {{relu.outputs[0], nullptr}};
+  g.add_node(relu);
+  return g;
+}
+
+struct Rig {
+  explicit Rig(std::int64_t batch = 0, int thread_count = 1)
+      : threads(thread_count), calibration(open(batch), threads, journal) {}
+  std::shared_ptr<const Dataset> open(std::int64_t batch) const {
+    DataOptions o;
+    o.path = (files() / "ranges.npz").string();
+    o.batch = batch;
+    return open_dataset(graph, o);
+  }
+  Range range(const char* value, ObserverOptions o) {
+    const Calibration::Request request{*graph.find_value(value), o};
+    return calibration.ranges(graph, Reading::reference, {&request, 1}).front();
+  }
+  Graph graph = model();
+  Threads threads;
+  Journal journal;
+  Calibration calibration;
+};
+
+ObserverOptions with(const char* method, const NumberFormat& format, bool symmetric) {
+  ObserverOptions o;
+  o.method = method;
+  o.format = &format;
+  o.symmetric = symmetric;
+  return o;
+}
+
+/// Mean squared error of the numbers of ranges.npz under a range.
+double error_under(const char* name, const Range& r, const NumberFormat& format, bool symmetric) {
+  const Tensor x = NpzFile(files() / "ranges.npz").read(name);
+  QuantSpec s;
+  s.format = &format;
+  s.symmetric = symmetric;
+  set_scales(s, r.low, r.high, x.shape());
+  const Tensor y = fake_quantize(x, s);
+  double sum = 0;
+  for (std::size_t i = 0; i < x.read<float>().size(); ++i) {
+    const double d = static_cast<double>(x.read<float>()[i]) - y.read<float>()[i];
+    sum += d * d;
+  }
+  return sum / static_cast<double>(x.count());
+}
+
+double expected(const std::string& name, std::size_t i = 0) {
+  return NpzFile(files() / "ranges_expected.npz").read(name).read<double>()[i];
+}
+
+}  // namespace
+
+TEST_CASE("min and max, per tensor and per channel, and means") {
+  Rig rig;
+  const Tensor x = NpzFile(files() / "ranges.npz").read("outliers");
+  const Range all = rig.range("outliers", {});
+  CHECK(all.low[0] == -42.0f);
+  CHECK(all.high[0] == 60.0f);
+  CHECK(all.count == x.count());
+  CHECK(all.mean[0] == doctest::Approx(expected("outliers_mean")).epsilon(1e-6));
+  ObserverOptions columns;
+  columns.axis = 1;
+  const Range each = rig.range("outliers", columns);
+  REQUIRE(each.low.size() == 128);
+  const Tensor numpy = NpzFile(files() / "ranges_expected.npz").read("outliers_columns");
+  for (std::size_t c = 0; c < 128; ++c) {
+    CHECK(each.low[c] == numpy.read<float>()[c]);
+    CHECK(each.high[c] == numpy.read<float>()[128 + c]);
+  }
+  CHECK(rig.range("y", {}).low[0] == 0);
+  const ValueId v = *rig.graph.find_value("outliers");
+  const auto means = rig.calibration.means(rig.graph, Reading::reference, {&v, 1}, -1);
+  CHECK(means[0].size() == 128);
+}
+
+TEST_CASE("percentiles agree with NumPy to the width of a bin") {
+  Rig rig;
+  for (const std::string name : {"gauss", "outliers", "relu"}) {
+    CAPTURE(name);
+    ObserverOptions o = with("percentile", number::int8, true);
+    o.percentile = 99.9;
+    const Range r = rig.range(name.c_str(), o);
+    CHECK(std::max(-r.low[0], r.high[0]) == doctest::Approx(expected(name + "_p999")).epsilon(0.01));
+    o.symmetric = false;
+    o.percentile = 99;
+    const Range t = rig.range(name.c_str(), o);
+    CHECK(t.low[0] == doctest::Approx(expected(name + "_tails", 0)).epsilon(0.01));
+    CHECK(t.high[0] == doctest::Approx(expected(name + "_tails", 1)).epsilon(0.01));
+    o.percentile = 100;
+    CHECK(rig.range(name.c_str(), o).high == rig.range(name.c_str(), {}).high);
+  }
+}
+
+TEST_CASE("mse finds what an exhaustive search over the raw numbers finds") {
+  Rig rig;
+  for (const std::string name : {"gauss", "outliers", "relu"}) {
+    CAPTURE(name);
+    const bool is_signed = name != "relu";
+    const NumberFormat& format = is_signed ? number::int8 : number::uint8;
+    const Range r = rig.range(name.c_str(), with("mse", format, is_signed));
+    CHECK(error_under(name.c_str(), r, format, is_signed) <= expected(name + "_mse") * 1.01);
+  }
+  // four bits clip more than eight, and gain by it
+  const Range four = rig.range("gauss", with("mse", number::int4, true));
+  const Range minmax = rig.range("gauss", {});
+  CHECK(four.high[0] < 0.8f * minmax.high[0]);
+  CHECK(error_under("gauss", four, number::int4, true) < 0.8 * error_under("gauss", minmax, number::int4, true));
+  const Range fp4 = rig.range("gauss", with("mse", number::e2m1, true));
+  CHECK(error_under("gauss", fp4, number::e2m1, true) <= error_under("gauss", minmax, number::e2m1, true));
+}
+
+TEST_CASE("entropy clips outliers, at its defaults, where NumPy finds the least divergence") {
+  Rig rig;
+  for (const std::string name : {"gauss", "outliers", "relu"}) {
+    CAPTURE(name);
+    const bool is_signed = name != "relu";
+    const Range r = rig.range(name.c_str(), with("entropy", is_signed ? number::int8 : number::uint8, is_signed));
+    const double threshold = std::max(-static_cast<double>(r.low[0]), static_cast<double>(r.high[0]));
+    CHECK(threshold == doctest::Approx(expected(name + "_entropy")).epsilon(0.1));
+  }
+  const Range clipped = rig.range("outliers", with("entropy", number::int8, true));
+  CHECK(clipped.high[0] < 0.2f * rig.range("outliers", {}).high[0]);
+  const Range one_sided = rig.range("relu", with("entropy", number::uint8, false));
+  CHECK(one_sided.low[0] == 0);
+  CHECK(one_sided.high[0] < 0.5f * rig.range("relu", {}).high[0]);
+}
+
+TEST_CASE("ranges do not depend on threads, batch or company") {
+  Rig one(1, 1), many(32, 3);
+  for (const char* method : {"minmax", "percentile", "entropy", "mse"}) {
+    CAPTURE(std::string(method));
+    std::vector<Calibration::Request> requests;
+    for (const char* name : {"gauss", "outliers", "relu", "y"}) {
+      requests.push_back({*many.graph.find_value(name), with(method, number::uint8, false)});
+    }
+    const auto together = many.calibration.ranges(many.graph, Reading::reference, requests);
+    for (std::size_t i = 0; i < requests.size(); ++i) {
+      const auto alone = one.calibration.ranges(one.graph, Reading::reference, {&requests[i], 1}).front();
+      CHECK(alone.low == together[i].low);
+      CHECK(alone.high == together[i].high);
+      CHECK(alone.mean == together[i].mean);
+    }
+  }
+}
+
+TEST_CASE("statistics are cached under what the value depends on") {
+  Rig rig;
+  std::int64_t runs = 0;
+  Journal journal({}, [&](const Progress&) { ++runs; });
+  Calibration c(rig.open(0), rig.threads, journal);
+  const Calibration::Request y{*rig.graph.find_value("y"), {}};
+  c.ranges(rig.graph, Reading::reference, {&y, 1});
+  const std::int64_t sweep = runs;
+  CHECK(sweep == rig.open(0)->batches());
+  c.ranges(rig.graph, Reading::reference, {&y, 1});
+  CHECK(runs == sweep);
+  rig.graph[rig.graph.nodes().front()].op = "Abs";
+  const Range changed = c.ranges(rig.graph, Reading::reference, {&y, 1}).front();
+  CHECK(runs == 2 * sweep);
+  CHECK(changed.high[0] > 3);
+}
+
+TEST_CASE("infinities are left out with a warning, NaN is an error that names the value") {
+  const test::ScratchFolder folder;
+  Graph g = model();
+  g.inputs.resize(1);
+  Threads threads(1);
+  const auto run = [&](float bad, Journal& journal) {
+    Tensor x(DType::f32, {2, 128});
+    x.write<float>()[5] = bad;
+    x.write<float>()[6] = 3;
+    write_npz(folder / "x.npz", {{"gauss", x}});
+    DataOptions o;
+    o.path = (folder / "x.npz").string();
+    Calibration c(open_dataset(g, o), threads, journal);
+    ObserverOptions mse = with("mse", number::int8, true);
+    const Calibration::Request r{*g.find_value("gauss"), mse};
+    return c.ranges(g, Reading::reference, {&r, 1}).front();
+  };
+  Journal journal;
+  const Range r = run(-INFINITY, journal);
+  CHECK(r.low[0] == 0);
+  CHECK(r.high[0] == doctest::Approx(3).epsilon(0.01));
+  CHECK(r.infinite == 1);
+  CHECK(journal.facts().size() == 1);
+  CHECK_THROWS_WITH_AS(run(NAN, journal), doctest::Contains("\"gauss\" becomes NaN"), Error);
+}
+
+TEST_CASE("without data, asking for ranges is an error") {
+  Threads threads(1);
+  Journal journal;
+  Calibration c(nullptr, threads, journal);
+  CHECK_FALSE(c.has_data());
+  CHECK_THROWS_AS(c.data(), Error);
+}
+
+TEST_CASE("a histogram keeps its precision beside an outlier, whatever the order") {
+  Histogram up(2048), down(2048);
+  for (int i = 1; i <= 10000; ++i) {
+    up.add(static_cast<float>(i) * 1e-3f);
+    down.add(static_cast<float>(10001 - i) * 1e-3f);
+  }
+  up.add(3e4f);
+  down.add(3e4f);
+  const auto a = up.list(), b = down.list();
+  REQUIRE(a.size() == b.size());
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    CHECK(a[i].low == b[i].low);
+    CHECK(a[i].count == b[i].count);
+  }
+  CHECK(Histogram::quantile(a, 0.5) == doctest::Approx(5).epsilon(0.002));
+  Histogram wide(64);
+  wide.add(1e30f);
+  wide.add(-1e-30f);
+  wide.add(0);
+  wide.add(1e-3f);
+  std::int64_t total = 0;
+  for (const auto& bin : wide.list()) total += bin.count;
+  CHECK(total == 4);
+  CHECK(wide.list().size() == 4);
+  CHECK(wide.low() == -1e-30f);
+  const Limits none = clip_mse(Histogram(64), number::int8, true);
+  CHECK(none == Limits{0, 0});
+  CHECK(clip_entropy(Histogram(64), number::int8, true) == Limits{0, 0});
+  CHECK(clip_percentile(Histogram(64), 99, false) == Limits{0, 0});
+}
