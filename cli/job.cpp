@@ -1,2 +1,225 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/job.h"
+
+#include <cmath>
+#include <utility>
+
+#include "backends/backend.h"
+#include "calib/data.h"
+#include "calib/executor.h"
+#include "cli/data_options.h"
+#include "cli/gate.h"
+#include "cli/report.h"
+#include "cli/staging.h"
+#include "cli/weights.h"
+#include "formats/base/error.h"
+#include "formats/base/hash.h"
+#include "formats/file/reader.h"
+#include "formats/ir/verify.h"
+#include "passes/pipeline.h"
+#include "recipes/reader/bind.h"
+#include "recipes/reader/recipe.h"
+
+namespace qtool {
+namespace fs = std::filesystem;
+namespace {
+
+/// All that the request and the recipe decide before the model is opened; a mistake here costs no time.
+struct Plan {
+  Recipe recipe;
+  const BackendDef* backend = nullptr;
+  std::unique_ptr<Emitter> emitter;
+  std::vector<BoundStep> steps;
+  DataOptions calib, eval;
+  fs::path output;
+};
+
+/// The part of a plan that follows from the recipe alone.
+Plan plan_of(const std::string& recipe, const std::vector<std::string>& set, const std::string& target) {
+  Plan plan;
+  plan.recipe = load_recipe(recipe);
+  for (const std::string& assignment : set) set_knob(plan.recipe, assignment);
+  if (!target.empty()) plan.recipe.target = target;
+  plan.backend = &backend_named(plan.recipe.target);
+  plan.emitter = plan.backend->make();
+  bind_knobs(
+      plan.recipe.emit, [&](Options& o) { plan.emitter->options(o); }, "\"emit\"");
+  plan.steps = bind_steps(plan.recipe);
+  plan.calib = read_data_options(plan.recipe.data, "data");
+  plan.eval = read_data_options(plan.recipe.eval, "eval");
+  return plan;
+}
+
+Plan plan_of(const JobRequest& request) {
+  Plan plan = plan_of(request.recipe, request.set, request.target);
+  if (!request.calib.empty()) plan.calib.path = request.calib;
+  if (!request.eval.empty()) plan.eval.path = request.eval;
+  const Gate& gate = plan.recipe.gate;
+  if (gate.needs_data() && !has_data(plan.eval)) {
+    throw Error(Code::usage, gate.place.text() + ": the gate is measured on held-out data, and there are none",
+                "name them with --eval or in the recipe's `eval:`");
+  }
+  for (const BoundStep& step : plan.steps) {
+    if (!step.def->needs_data || has_data(plan.calib)) continue;
+    throw Error(Code::calibration,
+                step.step.place.text() + ": " + std::string(step.def->name) + " measures on data, and there are none",
+                "name calibration data with --calib or in the recipe's `data:`");
+  }
+  plan.output = request.output;
+  if (plan.output.empty()) plan.output = request.model.stem().string() + "." + plan.recipe.name + ".onnx";
+  return plan;
+}
+
+void check_stop(const std::stop_token& stop) {
+  if (stop.stop_requested()) throw Error(Code::interrupted, "interrupted; nothing was written");
+}
+
+/// The graph at an opset and IR version that the target loads.
+void fit_versions(Graph& graph, const Target& target) {
+  if (target.max_opset > 0 && graph.opset() > target.max_opset) convert_opset(graph, target.max_opset);
+  if (target.max_ir > 0 && graph.model->ir_version > target.max_ir) {
+    ModelInfo info = *graph.model;
+    info.ir_version = target.max_ir;
+    graph.model = std::make_shared<const ModelInfo>(std::move(info));
+  }
+}
+
+void set_metadata(ModelInfo& info, const std::string& key, const std::string& value) {
+  for (auto& [name, old] : info.metadata) {
+    if (name == key) {
+      old = value;
+      return;
+    }
+  }
+  info.metadata.emplace_back(key, value);
+}
+
+/// What made the file, in the file: the same inputs give the same words.
+void sign(Graph& graph, const JobRequest& request, const Plan& plan, const Dataset* calib) {
+  ModelInfo info = *graph.model;
+  Hasher hasher;
+  hasher.text(plan.recipe.source);
+  for (const std::string& assignment : request.set) hasher.text(assignment);
+  set_metadata(info, "qtool.version", QTOOL_VERSION);
+  set_metadata(info, "qtool.recipe", plan.recipe.name);
+  set_metadata(info, "qtool.recipe_sha256", hex(hasher.text(plan.recipe.target).finish()));
+  if (calib) set_metadata(info, "qtool.calibration_sha256", calib->digest());
+  if (calib && calib->synthetic()) set_metadata(info, "qtool.calibration", "synthetic");
+  graph.model = std::make_shared<const ModelInfo>(std::move(info));
+}
+
+/// Data bound to the model; null when none are named.
+std::shared_ptr<const Dataset> open_if_named(const Graph& graph, const DataOptions& options) {
+  return has_data(options) ? std::shared_ptr<const Dataset>(open_dataset(graph, options)) : nullptr;
+}
+
+Comparison compare_written(const Graph& original, const fs::path& file, const Dataset& data, Threads& threads,
+                           const JobRequest& request, Journal& journal) {
+  const Graph written = read_onnx(file);
+  return compare(original, written, Reading::reference, data, threads, true,
+                 [&](std::int64_t done, std::int64_t total) {
+                   check_stop(request.stop);
+                   journal.progress({"compare", done, total});
+                 });
+}
+
+void add_remarks(JobResult& result, const Plan& plan, const Dataset* calib) {
+  if (!result.comparison) {
+    result.remarks.emplace_back("no data: the outputs were not compared; --eval measures them on held-out data");
+  } else if (!result.compared_on_eval) {
+    result.remarks.emplace_back(
+        "measured on the calibration data, which the model was fitted to; give held-out data with --eval");
+  }
+  if (!plan.recipe.gate.any()) {
+    result.remarks.emplace_back(result.comparison ? "no gate: only the sanity floor was checked (finite, not constant)"
+                                                  : "no gate");
+  }
+  if (calib && calib->synthetic()) {
+    result.remarks.emplace_back("calibrated on random data: ranges say nothing about real inputs");
+  }
+}
+
+}  // namespace
+
+const BackendDef& backend_named(const std::string& name) {
+  std::vector<std::string> names;
+  std::string all;
+  for (const BackendDef* def : backends()) {
+    if (def->name == name) return *def;
+    names.emplace_back(def->name);
+    all += (all.empty() ? "" : ", ") + names.back();
+  }
+  if (name.empty())
+    throw Error(Code::usage, "the recipe names no target", "add `target:` or --target; targets: " + all);
+  const std::string near = nearest(name, names);
+  throw Error(Code::usage, "unknown target \"" + name + "\"" + (near.empty() ? "" : "; did you mean \"" + near + "\"?"),
+              "targets: " + all);
+}
+
+JobResult run_job(const JobRequest& request, Journal& journal) {
+  Plan plan = plan_of(request);
+  check_output(request.model, plan.output, request.no_clobber);
+  Staging staging(plan.output);
+
+  journal.progress({"read", 0, 0});
+  const Graph original = read_model(request.model);
+  verify(original);
+  const Target target = plan.backend->target();
+  check_weights(original, target);
+  warn_of_domains(original, target, journal);
+  Threads threads(request.threads);
+  const std::shared_ptr<const Dataset> calib = open_if_named(original, plan.calib);
+  const std::shared_ptr<const Dataset> eval = open_if_named(original, plan.eval);
+  if (calib || eval) Executor(original, Reading::reference, threads);  // refuses unknown operators now, not later
+  if (plan.recipe.gate.top1_drop && eval->labels(0).empty()) {
+    throw Error(Code::calibration,
+                plan.recipe.gate.place.text() +
+                    ": the gate's top1_drop needs labels, and the "
+                    "evaluation data have none",
+                "name the array of labels with `labels:` in the recipe's `eval:`");
+  }
+  check_stop(request.stop);
+
+  Graph graph = original;
+  fit_versions(graph, target);
+  Calibration calibration(calib, threads, journal);
+  run_steps(graph, plan.steps, plan.recipe, target, calibration, journal, threads, {request.seed, request.stop});
+  check_stop(request.stop);
+
+  journal.progress({"write", 0, 0});
+  Graph lowered = plan.emitter->lower(graph, target, journal);
+  verify(lowered);
+  sign(lowered, request, plan, calib.get());
+  write_onnx(lowered, staging.file());
+  verify_written(staging.file(), target);
+  check_stop(request.stop);
+
+  JobResult result;
+  result.output = plan.output;
+  result.input_bytes = model_bytes(request.model, original);
+  result.output_bytes = staging.bytes();
+  if (const Dataset* data = eval ? eval.get() : calib.get()) {
+    result.comparison = compare_written(original, staging.file(), *data, threads, request, journal);
+    result.compared_on_eval = eval != nullptr;
+    check_sanity(*result.comparison);
+  }
+  const double ratio = static_cast<double>(result.output_bytes) / static_cast<double>(result.input_bytes);
+  const std::vector<GateLimit> limits =
+      judge(plan.recipe.gate, result.comparison ? &*result.comparison : nullptr, ratio);
+  add_remarks(result, plan, calib.get());
+  result.report = job_report(request, plan.recipe, result, limits, journal.facts());
+  try {
+    hold_to(plan.recipe.gate, limits);
+  } catch (const Error& e) {
+    throw GateMissed(e, std::move(result));
+  }
+  check_stop(request.stop);
+  staging.publish(request.no_clobber);
+  return result;
+}
+
+Recipe check_recipe(const std::string& name_or_path, const std::vector<std::string>& set) {
+  return plan_of(name_or_path, set, "").recipe;
+}
+
+}  // namespace qtool

@@ -12,15 +12,19 @@
 #include <vector>
 
 #include "calib/compare.h"
+#include "formats/base/error.h"
 #include "formats/base/journal.h"
 #include "formats/base/json.h"
+#include "recipes/reader/recipe.h"
 
 namespace qtool {
+
+struct BackendDef;
 
 struct JobRequest {
   std::filesystem::path model;
   std::string recipe;            // file or shipped name
-  std::filesystem::path output;  // empty: <model stem>.<recipe>.onnx beside the current folder
+  std::filesystem::path output;  // empty: <model stem>.<recipe>.onnx in the current folder
   std::string calib, eval;       // override data.path and eval.path
   std::string target;            // override the recipe's
   std::vector<std::string> set;  // id.key=value
@@ -39,7 +43,21 @@ struct JobResult {
   Json report;                           // everything above and the journal, for --json
 };
 
+/// The gate was missed: what was measured, for reports. Nothing was published.
+class GateMissed : public Error {
+ public:
+  GateMissed(const Error& e, JobResult measured) : Error(e), result(std::move(measured)) {}
+  JobResult result;
+};
+
 /// Throws Error with the documented Code; on any error nothing is published and nothing old is lost.
 JobResult run_job(const JobRequest&, Journal&);
+
+/// Error(Code::usage) with the nearest name.
+const BackendDef& backend_named(const std::string& name);
+
+/// All checks of a recipe that need neither model nor data: passes, knobs, target, emitter, data sections, gate.
+/// Error(Code::usage) with place.
+Recipe check_recipe(const std::string& name_or_path, const std::vector<std::string>& set);
 
 }  // namespace qtool

@@ -248,8 +248,12 @@ class BiasCorrect final : public Pass {
 
 }  // namespace
 
-constinit const PassDef bias_correct{
-    "bias_correct",        "give back the mean that rounding of weights took", "arXiv 1906.04721", Effect::lossy, 1,
-    make_pass<BiasCorrect>};
+constinit const PassDef bias_correct{"bias_correct",
+                                     "give back the mean that rounding of weights took",
+                                     "arXiv 1906.04721",
+                                     Effect::lossy,
+                                     1,
+                                     make_pass<BiasCorrect>,
+                                     true};
 
 }  // namespace qtool::pass

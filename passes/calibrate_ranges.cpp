@@ -210,6 +210,7 @@ constinit const PassDef calibrate_ranges{"calibrate_ranges",
                                          "Nagel et al., A White Paper on Neural Network Quantization, arXiv 2106.08295",
                                          Effect::annotate,
                                          1,
-                                         make_pass<CalibrateRanges>};
+                                         make_pass<CalibrateRanges>,
+                                         true};
 
 }  // namespace qtool::pass

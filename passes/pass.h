@@ -60,6 +60,7 @@ struct PassDef {
   Effect effect;
   int revision;  // raise it when results change
   std::unique_ptr<Pass> (*make)();
+  bool needs_data = false;  // without calibration data run() throws: asked before any work is done
 };
 
 template <class T>

@@ -60,6 +60,10 @@ OutputFile::OutputFile(std::filesystem::path target) : target_(std::move(target)
   if (std::filesystem::is_directory(target_, ignored)) {
     throw Error(Code::usage, "cannot write " + target_.string() + ": it is a directory", "give a file name");
   }
+  if (std::filesystem::exists(target_, ignored) && !std::filesystem::is_regular_file(target_, ignored)) {
+    // Renaming over /dev/null or a pipe would replace it.
+    throw Error(Code::usage, "cannot write " + target_.string() + ": it is not a regular file", "give a file name");
+  }
   // The name is unique per process and object, so that two runs never write into each other's file.
   static std::atomic<unsigned> serial{0};
   partial_ = target_;

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/staging.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "formats/base/error.h"
+
+namespace qtool {
+namespace fs = std::filesystem;
+namespace {
+
+fs::path folder_of(const fs::path& file) { return file.has_parent_path() ? file.parent_path() : fs::path("."); }
+
+[[noreturn]] void fail(const fs::path& output, int error) {
+  const bool full = error == ENOSPC || error == EDQUOT;
+  throw Error(full ? Code::no_fit : Code::usage, "cannot write " + output.string() + ": " + std::strerror(error),
+              full ? "free some space or choose another place" : "check that the directory exists and is writable");
+}
+
+void move_into_place(const fs::path& from, const fs::path& to, bool no_clobber) {
+  const int moved = no_clobber ? ::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_NOREPLACE)
+                               : ::rename(from.c_str(), to.c_str());
+  if (moved == 0) return;
+  if (no_clobber && errno == EEXIST) {
+    throw Error(Code::usage, to.string() + " exists", "leave out --no-clobber to replace it");
+  }
+  if (no_clobber && errno == EINVAL) return move_into_place(from, to, false);  // file systems without NOREPLACE
+  fail(to, errno);
+}
+
+}  // namespace
+
+void check_output(const fs::path& input, const fs::path& output, bool no_clobber) {
+  std::error_code ignored;
+  const fs::file_status status = fs::status(output, ignored);
+  if (fs::is_directory(status)) {
+    throw Error(Code::usage, "cannot write " + output.string() + ": it is a directory", "give a file name");
+  }
+  if (!output.has_filename()) throw Error(Code::usage, "the output " + output.string() + " names no file");
+  if (fs::exists(status) && !fs::is_regular_file(status)) {
+    throw Error(Code::usage, "cannot write " + output.string() + ": it is not a regular file", "give a file name");
+  }
+  if (fs::exists(status) && fs::equivalent(input, output, ignored)) {
+    throw Error(Code::usage, "the output " + output.string() + " is the input file", "give another name with -o");
+  }
+  if (no_clobber && fs::exists(status)) {
+    throw Error(Code::usage, output.string() + " exists", "leave out --no-clobber to replace it");
+  }
+}
+
+Staging::Staging(fs::path output) : output_(std::move(output)) {
+  std::error_code ignored;
+  if (fs::is_symlink(output_, ignored)) output_ = fs::weakly_canonical(output_);  // the file behind the link changes
+  std::string name = (folder_of(output_) / ".qtool-XXXXXX").string();
+  if (!::mkdtemp(name.data())) fail(output_, errno);
+  folder_ = name;
+}
+
+Staging::~Staging() {
+  std::error_code ignored;
+  fs::remove_all(folder_, ignored);
+}
+
+std::uintmax_t Staging::bytes() const {
+  std::uintmax_t sum = 0;
+  for (const auto& entry : fs::directory_iterator(folder_)) sum += entry.file_size();
+  return sum;
+}
+
+void Staging::publish(bool no_clobber) {
+  std::vector<fs::path> others;
+  for (const auto& entry : fs::directory_iterator(folder_)) {
+    if (entry.path() != file()) others.push_back(entry.path());
+  }
+  // Weights before the model that names them.
+  for (const fs::path& other : others) move_into_place(other, folder_of(output_) / other.filename(), false);
+  move_into_place(file(), output_, no_clobber);
+  const int dir = ::open(folder_of(output_).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (dir >= 0) {  // the renames must survive a power cut
+    ::fsync(dir);
+    ::close(dir);
+  }
+}
+
+}  // namespace qtool

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+// Staging: a folder beside the output in which the new files are until they are whole and judged. publish() renames
+// them into place, so that the output path holds the old file or the whole new one; without it nothing remains.
+#pragma once
+
+#include <filesystem>
+
+namespace qtool {
+
+/// Error(Code::usage) in one sentence when `output` cannot become a model file: a directory or a device, the input
+/// itself, there already (no_clobber), or in a folder that does not exist.
+void check_output(const std::filesystem::path& input, const std::filesystem::path& output, bool no_clobber);
+
+class Staging {
+ public:
+  /// Error(Code::usage or Code::no_fit) when the folder of `output` cannot be written.
+  explicit Staging(std::filesystem::path output);
+  ~Staging();
+  Staging(const Staging&) = delete;
+  Staging& operator=(const Staging&) = delete;
+  /// Where to write: the output's name inside the folder, so that names of data files are final.
+  std::filesystem::path file() const { return folder_ / output_.filename(); }
+  /// Bytes of all staged files.
+  std::uintmax_t bytes() const;
+  /// `no_clobber`: Error(Code::usage) when the output has appeared meanwhile.
+  void publish(bool no_clobber);
+
+ private:
+  std::filesystem::path output_, folder_;
+};
+
+}  // namespace qtool
