@@ -15,42 +15,52 @@
 namespace qtool {
 
 /// Error of one value, accumulated in double in batch order. All of the four must be looked at: each sees
-/// something else.
+/// something else. Elements that are not finite in both alike count as equal and stay out of the sums.
 struct ErrorStats {
   double signal = 0, noise = 0, dot = 0, norm2 = 0;  // sums of x^2, (x-y)^2, x*y, y^2
-  double max_abs = 0, max_signal = 0;
-  std::int64_t count = 0;
-  std::int64_t not_finite = 0;                 // elements of y that are NaN or infinite
-  double low = 0, high = 0;                    // range of y: equal means a constant output
-  void add(const Tensor& x, const Tensor& y);  // reference, candidate; any numeric type
-  double sqnr_db() const;                      // +inf when equal
-  double cosine() const;
+  double max_abs = 0, max_signal = 0;                // largest |x-y|, largest |x|
+  std::int64_t count = 0, compared = 0;              // elements seen; of them in the sums
+  std::int64_t not_finite = 0;                       // elements NaN or infinite in one, not alike in the other
+  double low = 0, high = 0;                          // range of y, of those compared: equal means a constant output
+  /// Reference, candidate: any numeric type. Error(Code::verification) when the shapes differ.
+  void add(const Tensor& x, const Tensor& y);
+  /// 10 log10(signal / noise); +inf when equal; -inf when only the reference is zero, or when not_finite.
+  double sqnr_db() const;
+  double cosine() const;  // 1 when both are zero
 };
 
-/// Outputs that are class scores: last axis = classes.
+/// Outputs that are class scores: a float of rank 2 or 3, last axis = 2 .. 100000 classes. A row is one sample (rank 2)
+/// or one position of one (rank 3).
 struct ClassStats {
-  std::int64_t samples = 0, agree = 0;
-  std::int64_t labelled = 0, reference_right = 0, candidate_right = 0;
-  double kl = 0;  // sum over samples of KL(reference || candidate), nats
+  std::int64_t samples = 0, agree = 0;  // rows; rows whose best class is the same (ties: the first)
+  std::int64_t labelled = 0, reference_right = 0, candidate_right = 0;  // rows with a label in 0 .. classes-1
+  /// Sum over rows of KL(reference || candidate), nats; probabilities of the candidate below 2^-24 count as that.
+  /// Infinite when a row of the candidate is not finite.
+  double kl = 0;
 };
 
 struct OutputReport {
   std::string name;
   ErrorStats error;
-  bool scores = false;  // float, rank >= 2, last axis in 2 .. 100000
+  bool scores = false;
   ClassStats classes;
 };
 
 struct Comparison {
   std::vector<OutputReport> outputs;
-  std::vector<std::pair<std::string, double>> worst_layers;  // value name, SQNR dB, ascending
+  std::vector<std::pair<std::string, double>> worst_layers;  // value name, SQNR dB, ascending; all that both have
   std::int64_t samples = 0;
+  /// {"samples", "outputs": [{"name", "sqnr_db", "cosine", "max_abs", "max_signal", "elements", "not_finite", "low",
+  /// "high", and of scores "rows", "agree", "kl" (means per row), with labels "top1_reference", "top1_candidate"}],
+  /// "worst_layers": [{"name", "sqnr_db"}] (the first 20)}.
   Json json() const;
 };
 
-/// Runs `reference` (reference reading) and `candidate` (given reading) on the same data. Outputs are matched by
-/// name. `layers`: also compare intermediate values of equal name. Whether an output holds probabilities or logits
-/// is told from the reference (rows in [0,1] that sum to one).
+/// Runs `reference` (reference reading) and `candidate` (given reading) on the same data, which are bound to
+/// `reference`. Inputs, state and outputs are matched by name; Error(Code::verification) for an output that is missing
+/// or of another shape. `layers`: also compare float values of equal name inside; activations of one batch are held.
+/// Whether an output holds probabilities or logits is told from the first batch of the reference (rows in [0,1] that
+/// sum to one).
 Comparison compare(const Graph& reference, const Graph& candidate, Reading reading, const Dataset& data,
                    Threads& threads, bool layers,
                    const std::function<void(std::int64_t done, std::int64_t total)>& progress = {});
