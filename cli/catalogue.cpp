@@ -96,6 +96,7 @@ std::string pass_section(const PassDef& def) {
   std::string text = "## " + std::string(def.name) + "\n\n" + sentence(def.summary) + "\n\n";
   text += "- effect: **" + std::string(name_of(def.effect)) + "**: " + std::string(meaning(def.effect)) + "\n";
   if (!def.paper.empty()) text += "- paper: " + std::string(def.paper) + "\n";
+  if (def.needs_data) text += "- needs calibration data\n";
   text += "- revision: " + std::to_string(def.revision) + "\n\n";
   return text + knob_table(describe_knobs([&](Options& options) { pass->options(options); }));
 }
