@@ -268,7 +268,13 @@ void Printer::node_text(const Graph& graph, const Node& node, int depth) {
     }
     out_ += ">";
   }
-  out_ += " (" + joined(node.inputs, [&](const Use& use) { return value_name(use.value); }) + ")";
+  // An input left out is an empty place, as the parser wants it; in the first place only quotes can show it.
+  out_ += " (";
+  for (std::size_t i = 0; i < node.inputs.size(); ++i) {
+    if (i > 0) out_ += ", ";
+    if (i == 0 || node.inputs[i].value != ValueId::none) out_ += value_name(node.inputs[i].value);
+  }
+  out_ += ")";
   quants_text(graph, node);
   if (!node.name.empty()) out_ += "  # " + node.name;
   for (const Attr& attr : node.attrs.all) {
