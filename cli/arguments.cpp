@@ -18,7 +18,6 @@ struct Declare {
   CLI::Option* operator()(std::int64_t* slot) const {
     return app.add_option(flags(), *slot)->check(CLI::Range(argument.lowest, argument.highest));
   }
-  CLI::Option* operator()(std::uint64_t* slot) const { return app.add_option(flags(), *slot); }
   CLI::Option* operator()(std::string* slot) const { return app.add_option(flags(), *slot)->check(not_empty); }
   CLI::Option* operator()(std::vector<std::string>* slot) const {
     CLI::Option* option = app.add_option(flags(), *slot)->check(not_empty);

@@ -18,7 +18,7 @@ struct Argument {
   bool required = false;
   bool common = false;  // offered by every command
   bool hidden = false;
-  std::variant<bool*, std::int64_t*, std::uint64_t*, std::string*, std::vector<std::string>*> slot;
+  std::variant<bool*, std::int64_t*, std::string*, std::vector<std::string>*> slot;
   std::int64_t lowest = 0, highest = 0;  // of std::int64_t
 
   bool positional() const { return !flags.starts_with('-'); }

@@ -71,14 +71,14 @@ class Eval final : public Command {
     Json outputs = Json::array();
     for (const OutputReport& output : c.outputs) {
       const ClassStats& s = output.classes;
+      const std::int64_t not_finite = output.error.count - output.error.compared;  // alike in both: it is one model
       const double right =
           s.labelled == 0 ? 0 : static_cast<double>(s.candidate_right) / static_cast<double>(s.labelled);
       table.row({output.name, significant(output.error.low, 6), significant(output.error.high, 6),
-                 std::to_string(output.error.not_finite), std::to_string(s.labelled),
-                 s.labelled == 0 ? "" : percent(right)});
+                 std::to_string(not_finite), std::to_string(s.labelled), s.labelled == 0 ? "" : percent(right)});
       Json row = Json::object();
       row.set("name", output.name).set("low", output.error.low).set("high", output.error.high);
-      row.set("not_finite", output.error.not_finite).set("labelled", s.labelled);
+      row.set("not_finite", not_finite).set("labelled", s.labelled);
       outputs.push(row.set("accuracy", s.labelled == 0 ? Json() : Json(right)));
     }
     console.print(table.text() + "measured on " + grouped(static_cast<std::uint64_t>(c.samples)) + " samples\n");

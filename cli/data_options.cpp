@@ -93,7 +93,7 @@ DataOptions read_data_options(const Settings& settings, const std::string& secti
   bind_knobs(
       plain,
       [&](Options& o) {
-        o("path", data.path, "file or folder, from the folder of the recipe");
+        o("path", data.path, "file or folder, seen from the folder of the recipe; or random");
         o("kind", data.kind, "what it is; without it told from the path",
           {"npz", "npy", "test_data_set", "safetensors", "images", "jsonl", "random"});
         o("samples", data.samples, "samples to use; 0: all", 0, most);
@@ -107,13 +107,13 @@ DataOptions read_data_options(const Settings& settings, const std::string& secti
       },
       owner);
   data.seed = static_cast<std::uint64_t>(seed);
-  if (path && path->place.line != 0 && std::filesystem::path(data.path).is_relative()) {
+  if (path && path->place.line != 0 && data.path != "random" && std::filesystem::path(data.path).is_relative()) {
     data.path = (std::filesystem::path(path->place.file).parent_path() / data.path).string();
   }
   return data;
 }
 
-bool has_data(const DataOptions& data) { return !data.path.empty() || data.kind == "random"; }
+bool has_data(const DataOptions& data) { return !data.path.empty() || data.kind == "random"; }  // which needs no path
 
 DataOptions data_from(const std::string& path) {
   DataOptions data;

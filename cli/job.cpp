@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/job.h"
 
-#include <cmath>
+#include <algorithm>
 #include <utility>
 
 #include "backends/backend.h"
@@ -123,7 +123,16 @@ Comparison compare_written(const Graph& original, const fs::path& file, const Da
                  });
 }
 
-void add_remarks(JobResult& result, const Plan& plan, const Dataset* calib) {
+bool nothing_quantized(const Journal& journal) {
+  const auto& facts = journal.facts();
+  return std::none_of(facts.begin(), facts.end(), [](const Json& f) { return *f.find("kind") == Json("emit"); });
+}
+
+void add_remarks(JobResult& result, const Plan& plan, const Dataset* calib, Journal& journal) {
+  if (nothing_quantized(journal)) {
+    journal.warn("quantize", "nothing in this model was quantized by this recipe");
+    result.remarks.emplace_back("nothing was quantized");
+  }
   if (!result.comparison) {
     result.remarks.emplace_back("no data: the outputs were not compared; --eval measures them on held-out data");
   } else if (!result.compared_on_eval) {
@@ -206,7 +215,7 @@ JobResult run_job(const JobRequest& request, Journal& journal) {
   const double ratio = static_cast<double>(result.output_bytes) / static_cast<double>(result.input_bytes);
   const std::vector<GateLimit> limits =
       judge(plan.recipe.gate, result.comparison ? &*result.comparison : nullptr, ratio);
-  add_remarks(result, plan, calib.get());
+  add_remarks(result, plan, calib.get(), journal);
   result.report = job_report(request, plan.recipe, result, limits, journal.facts());
   try {
     hold_to(plan.recipe.gate, limits);

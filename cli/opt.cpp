@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <limits>
 
 #include "backends/backend.h"
 #include "cli/command.h"
@@ -18,7 +19,7 @@ namespace {
 class Opt final : public Command {
   std::string model_, output_, calib_, target_;
   std::vector<std::string> passes_, set_;
-  std::uint64_t seed_ = 0;
+  std::int64_t seed_ = 0;
   bool no_clobber_ = false;
 
  public:
@@ -29,7 +30,7 @@ class Opt final : public Command {
     a.option("--set", "PASS.KEY=VALUE", set_, "change one knob; may be repeated");
     a.option("--calib", "DATA", calib_, "data for passes that measure");
     a.option("--target", "TARGET", target_, "target for passes that ask what it carries (default: the first)");
-    a.option("--seed", "N", seed_, "seed of everything random (default: 0)");
+    a.number("--seed", seed_, 0, std::numeric_limits<std::int64_t>::max(), "seed of everything random (default: 0)");
     a.flag("--no-clobber", no_clobber_, "refuse to replace an existing file");
   }
 
@@ -75,7 +76,8 @@ class Opt final : public Command {
     std::shared_ptr<const Dataset> data;
     if (!calib_.empty()) data = open_dataset(graph, data_from(calib_));
     Calibration calibration(data, threads, console.journal());
-    run_steps(graph, steps, recipe, target, calibration, console.journal(), threads, {seed_, console.stop()});
+    run_steps(graph, steps, recipe, target, calibration, console.journal(), threads,
+              {static_cast<std::uint64_t>(seed_), console.stop()});
   }
 
   static bool has_decisions(const Graph& graph) {

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <limits>
+
 #include "cli/command.h"
 #include "cli/job.h"
 #include "cli/report.h"
@@ -9,7 +11,7 @@ namespace {
 class Quantize final : public Command {
   std::string model_, recipe_, output_, calib_, eval_, target_;
   std::vector<std::string> set_;
-  std::uint64_t seed_ = 0;
+  std::int64_t seed_ = 0;
   bool no_clobber_ = false;
 
  public:
@@ -22,7 +24,7 @@ class Quantize final : public Command {
     a.option("--target", "TARGET", target_, "runtime to quantize for (default: the recipe's)");
     a.option("--set", "STEP.KEY=VALUE", set_,
              "change one knob of the recipe; also data.KEY, eval.KEY, emit.KEY, gate.KEY; may be repeated");
-    a.option("--seed", "N", seed_, "seed of everything random (default: 0)");
+    a.number("--seed", seed_, 0, std::numeric_limits<std::int64_t>::max(), "seed of everything random (default: 0)");
     a.flag("--no-clobber", no_clobber_, "refuse to replace an existing file");
   }
 
@@ -36,7 +38,7 @@ class Quantize final : public Command {
     request.target = target_;
     request.set = set_;
     request.threads = console.threads();
-    request.seed = seed_;
+    request.seed = static_cast<std::uint64_t>(seed_);
     request.no_clobber = no_clobber_;
     request.stop = console.stop();
     try {

@@ -125,13 +125,12 @@ std::string comparison_text(const Comparison& comparison) {
 }
 
 std::string worst_layers_text(const Comparison& comparison, std::size_t most) {
-  if (comparison.worst_layers.empty()) return {};
   Table table({"worst layers", "SQNR, dB"});
   for (std::size_t i = 0; i < std::min(most, comparison.worst_layers.size()); ++i) {
     const auto& [name, db] = comparison.worst_layers[i];
-    table.row({name, sqnr_text(db)});
+    if (std::isfinite(db) || db < 0) table.row({name, sqnr_text(db)});
   }
-  return table.text();
+  return table.empty() ? "" : table.text();
 }
 
 std::string decisions_text(const std::vector<Json>& facts) {
