@@ -51,6 +51,7 @@ class OrtCpuEmitter final : public Emitter {
     ort_cpu::lower_weight_only(lowering);
     ort_cpu::lower_dynamic(lowering);
     ort_cpu::lower_static(lowering);
+    if (form_ == "qoperator") ort_cpu::fuse_pairs(lowering);
     return lowering.finish();
   }
 };

@@ -18,6 +18,8 @@ void lower_weight_only(Lowering&);
 void lower_dynamic(Lowering&);
 /// Everything else: QuantizeLinear and DequantizeLinear pairs, which the runtime fuses into integer kernels.
 void lower_static(Lowering&);
+/// The groups of pairs that the runtime would fuse, as the operators it would make of them (form qoperator).
+void fuse_pairs(Lowering&);
 
 }  // namespace ort_cpu
 }  // namespace qtool
