@@ -405,6 +405,12 @@ class StaticPlan {
   void annotate() {
     for (const NodeId n : order_) {
       if (is_integer(n) || kind(n) == Kind::absorbed) plan_.decided(n);
+      // A Relu that is absorbed although the quantizer behind it is not the kernel's due (Gemm, Relu, Gemm).
+      if (kind(n) == Kind::product && !row_of(n)->needs_output_quant) {
+        const auto all = plan_.links.consumers(anchor(n));
+        const bool codes = std::all_of(all.begin(), all.end(), [&](const auto& c) { return reads_codes(c); });
+        if (anchor(n) != graph_[n].outputs[0] && codes) plan_.decided(plan_.links.producer(anchor(n)));
+      }
       for (const std::size_t i : integer_positions(n)) annotate_operand(n, i);
       if (kind(n) == Kind::product) annotate_weight(n);
     }

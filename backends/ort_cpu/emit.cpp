@@ -36,11 +36,13 @@ std::int64_t opset_for(const Graph& graph) {
 
 class OrtCpuEmitter final : public Emitter {
   std::string form_ = "qdq";
+  bool only_standard_ = false;
 
  public:
   void options(Options& o) override {
     o("form", form_, "how static decisions are written: pairs that the runtime fuses, or its integer operators",
       {"qdq", "qoperator"});
+    o("only_standard", only_standard_, "static decisions without operators of com.microsoft (form qdq)");
   }
 
   Graph lower(const Graph& decided, const Target& target, Journal& journal) override {
@@ -50,7 +52,7 @@ class OrtCpuEmitter final : public Emitter {
     ort_cpu::Lowering lowering(std::move(graph), target, journal);
     ort_cpu::lower_weight_only(lowering);
     ort_cpu::lower_dynamic(lowering);
-    ort_cpu::lower_static(lowering);
+    ort_cpu::lower_static(lowering, only_standard_ && form_ == "qdq");
     if (form_ == "qoperator") ort_cpu::fuse_pairs(lowering);
     return lowering.finish();
   }

@@ -17,7 +17,8 @@ void lower_weight_only(Lowering&);
 /// Activations quantized at run time: DynamicQuantizeMatMul, or DynamicQuantizeLinear and MatMulIntegerToFloat.
 void lower_dynamic(Lowering&);
 /// Everything else: QuantizeLinear and DequantizeLinear pairs, which the runtime fuses into integer kernels.
-void lower_static(Lowering&);
+/// A MatMul with a float result becomes MatMulIntegerToFloat of com.microsoft unless `only_standard`.
+void lower_static(Lowering&, bool only_standard);
 /// The groups of pairs that the runtime would fuse, as the operators it would make of them (form qoperator).
 void fuse_pairs(Lowering&);
 

@@ -2,6 +2,7 @@
 // Static decisions as QuantizeLinear/DequantizeLinear pairs, laid out so that ONNX Runtime fuses them: one Q per value
 // and spec, int32 biases on the scale of their product, and barriers where the runtime would undo a decision.
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "backends/ort_cpu/ort_cpu.h"
@@ -16,18 +17,88 @@ bool is_product(const Node& node) { return node.op == "Conv" || node.op == "Gemm
 
 class StaticRule {
  public:
-  explicit StaticRule(Lowering& l) : l_(l) {}
+  StaticRule(Lowering& l, bool only_standard) : l_(l), only_standard_(only_standard) {}
 
   void run() {
+    for (const NodeId n : l_.decided.nodes()) find_direct(n);
     for (const NodeId n : l_.decided.nodes()) lower_constants(n);
     for (const ValueId v : l_.decided.values()) {
       if (!l_.decided.is_constant(v)) lower_activation(v);
     }
+    for (const NodeId n : l_.decided.nodes()) finish_direct(n);
     for (const NodeId n : l_.decided.nodes()) guard(n);
   }
 
  private:
   using Key = std::pair<ValueId, const QuantSpec*>;
+  /// Codes with their parameters, as an operator of com.microsoft reads them.
+  struct Stored {
+    ValueId codes = ValueId::none;
+    Parameters parameters;
+  };
+
+  // A MatMul with a float result is written as MatMulIntegerToFloat: what the runtime would make of the pairs, but
+  // with its bias, and out of reach of the fusion of MatMul and Add (trap 3).
+  void find_direct(NodeId n) {
+    const Node& node = l_.decided[n];
+    if (only_standard_ || node.op != "MatMul" || !node.domain.empty() || done(n, 0)) return;
+    const Quant a = l_.quant(n, 0), b = l_.quant(n, 1);
+    if (!is_static(a) || !is_static(b) || a->format->lowest < 0) return;
+    const auto all = l_.links.consumers(node.outputs[0]);
+    if (std::any_of(all.begin(), all.end(), [&](const auto& c) { return use_at(l_.decided, c).quant != nullptr; }))
+      return;
+    direct_[n] = {};
+  }
+
+  void finish_direct(NodeId n) {
+    const auto found = direct_.find(n);
+    if (found == direct_.end()) return;
+    const Stored &a = found->second[0], &b = found->second[1];
+    ValueId result = l_.decided[n].outputs[0];
+    std::vector<ValueId> inputs{
+        a.codes, b.codes, a.parameters.scale, b.parameters.scale, a.parameters.zero_point, b.parameters.zero_point};
+    if (const auto row = row_added_to(n)) {
+      inputs.push_back(flat(row->operand));
+      result = l_.decided[row->node].outputs[0];
+      l_.out.erase(row->node);
+    }
+    Node& now = l_.out[n];
+    now.op = "MatMulIntegerToFloat";
+    now.domain = "com.microsoft";
+    now.extras = nullptr;
+    now.inputs.clear();
+    for (const ValueId v : inputs) now.inputs.push_back({v, nullptr});
+    now.outputs = {result};
+    l_.use_contrib();
+    l_.emitted(n, now.op);
+  }
+
+  struct Row {
+    NodeId node = NodeId::none;
+    std::size_t position = 0;
+    ValueId operand = ValueId::none;
+  };
+
+  // An Add of one constant number per column, that alone reads what n computes.
+  std::optional<Row> row_added_to(NodeId n) const {
+    const auto add = l_.only_consumer(l_.decided[n].outputs[0]);
+    if (!add || l_.decided[add->node].op != "Add" || use_at(l_.decided, *add).quant) return std::nullopt;
+    const std::size_t other = add->input == 0 ? 1 : 0;
+    const ValueId operand = l_.input(add->node, other);
+    const auto w = l_.shape(l_.input(n, 1));
+    if (operand == ValueId::none || !l_.decided.is_constant(operand) || l_.quant(add->node, other)) return std::nullopt;
+    if (!w || w->size() != 2 || !l_.decided.is_constant(l_.input(n, 1))) return std::nullopt;
+    const Tensor& data = l_.decided[operand].data;
+    const bool row = data.dtype() == DType::f32 && data.rank() >= 1 && data.rank() <= 2 &&
+                     data.shape().back() == w->back() && data.count() == w->back();
+    return row ? std::optional<Row>({add->node, other, operand}) : std::nullopt;
+  }
+
+  // A constant row as a tensor of one dimension.
+  ValueId flat(ValueId row) {
+    const Value& value = l_.decided[row];
+    return value.data.rank() == 1 ? row : l_.constant(value.name + "_row", value.data.reshaped({value.data.count()}));
+  }
 
   // Weights, biases and constant operands of one node. Every use gets a DequantizeLinear of its own; the codes are
   // shared by uses with one spec.
@@ -36,9 +107,14 @@ class StaticRule {
     for (std::size_t i = 0; i < node.inputs.size(); ++i) {
       const Use& use = node.inputs[i];
       if (!is_static(use.quant) || !l_.decided.is_constant(use.value) || done(n, i)) continue;
+      if (direct_.contains(n)) {
+        direct_[n][i] = stored_weight(n, i);
+        continue;
+      }
       const ValueId read = use.quant->is_bias ? bias(n, i, l_.decided[use.value]) : weight(n, i);
       l_.out[n].inputs[i] = {read, nullptr};
     }
+    if (direct_.contains(n)) return;
     if (is_product(node) && is_static(l_.quant(n, 0)) && is_static(l_.quant(n, 1))) {
       if (node.op == "MatMul") lower_bias_behind(n);
       l_.emitted(n, node.op == "Conv" ? "QLinearConv" : node.op == "Gemm" ? "QGemm" : "QLinearMatMul");
@@ -105,18 +181,21 @@ class StaticRule {
     return read;
   }
 
-  ValueId weight(NodeId n, std::size_t i) {
+  Stored stored_weight(NodeId n, std::size_t i) {
     const Use& use = l_.decided[n].inputs[i];
     const Value& value = l_.decided[use.value];
     const QuantSpec& spec = codes_of(n, i);
     const Key key{use.value, use.quant.get()};
-    auto stored = stored_.find(key);
-    if (stored == stored_.end()) {
-      const Tensor packed = stored_codes(spec);
-      const Parameters p = parameters(value.name, spec, packed.dtype());
-      stored = stored_.emplace(key, std::pair{l_.constant(value.name + "_quantized", packed), p}).first;
-    }
-    return dequantize_node(value.name, value.type, stored->second.first, stored->second.second, axis_of(spec));
+    if (const auto found = stored_.find(key); found != stored_.end()) return found->second;
+    const Tensor packed = stored_codes(spec);
+    const Parameters p = parameters(value.name, spec, packed.dtype());
+    return stored_.emplace(key, Stored{l_.constant(value.name + "_quantized", packed), p}).first->second;
+  }
+
+  ValueId weight(NodeId n, std::size_t i) {
+    const Stored stored = stored_weight(n, i);
+    const Value& value = l_.decided[l_.decided[n].inputs[i].value];
+    return dequantize_node(value.name, value.type, stored.codes, stored.parameters, axis_of(codes_of(n, i)));
   }
 
   // Constant `value` as int32 codes on the scale of the product that node n computes from its inputs 0 and 1.
@@ -143,29 +222,20 @@ class StaticRule {
   // behind stays float (trap 3; with static extents also in more than two dimensions). An int32 bias keeps it whole;
   // an operand that is no bias is kept apart by a barrier.
   void lower_bias_behind(NodeId n) {
-    const ValueId product = l_.decided[n].outputs[0];
-    const auto add = l_.only_consumer(product);
+    const auto add = l_.only_consumer(l_.decided[n].outputs[0]);
     if (!add || l_.decided[add->node].op != "Add" || use_at(l_.decided, *add).quant) return;
     const auto shape = l_.shape(l_.input(n, 0));
     const bool plane = !shape || shape->size() == 2;
     const bool known = shape && std::none_of(shape->begin(), shape->end(), [](std::int64_t d) { return d < 0; });
-    const std::size_t other = add->input == 0 ? 1 : 0;
-    const ValueId operand = l_.input(add->node, other);
-    const auto w = l_.shape(l_.input(n, 1));
-    if (operand != ValueId::none && l_.decided.is_constant(operand) && !l_.quant(add->node, other) && w &&
-        w->size() == 2 && l_.decided.is_constant(l_.input(n, 1))) {
-      const Tensor& data = l_.decided[operand].data;
-      const bool row = data.dtype() == DType::f32 && data.rank() >= 1 && data.shape().back() == w->back() &&
-                       data.count() == w->back() && data.rank() <= 2;
-      if (row && (plane || known)) {
-        Value one = l_.decided[operand];
-        one.data = data.reshaped({data.count()});
-        one.type.shape = {data.count()};
-        l_.out[add->node].inputs[other] = {bias(n, 1, one), nullptr};
-        return;
-      }
+    if (!plane && !known) return;
+    if (const auto row = row_added_to(n)) {
+      Value one = l_.decided[row->operand];
+      one.data = one.data.reshaped({one.data.count()});
+      one.type.shape = one.data.shape();
+      l_.out[row->node].inputs[row->position] = {bias(n, 1, one), nullptr};
+    } else if (plane) {
+      barrier(n, add->node, static_cast<std::size_t>(add->input));
     }
-    if (plane) barrier(n, add->node, static_cast<std::size_t>(add->input));
   }
 
   // A copy that the runtime's optimizer does not see through: Max of one operand.
@@ -202,16 +272,27 @@ class StaticRule {
     const DType dtype = storage_type(*spec->format);
     const Parameters p = shared_parameters(spec, value.name, dtype);
     const ValueId codes = l_.value(value.name + "_quantized", value.type, dtype);
-    const ValueId read = l_.value(value.name + "_dequantized", value.type, value.type.dtype);
     l_.node("QuantizeLinear", "", {v, p.scale, p.zero_point}, {codes}, axis_of(*spec));
-    l_.node("DequantizeLinear", "", {codes, p.scale, p.zero_point}, {read}, axis_of(*spec));
+    ValueId read = ValueId::none;  // written when somebody needs it
     for (const Links::Consumer& c : l_.links.consumers(v)) {
       if (use_at(l_.decided, c).quant != spec) continue;
-      if (c.node != NodeId::none && c.input >= 0 && done(c.node, static_cast<std::size_t>(c.input))) continue;
-      // Shapes are those of the codes: no need to dequantize for them.
-      const bool shape_only =
-          c.node != NodeId::none && (l_.decided[c.node].op == "Shape" || l_.decided[c.node].op == "Size");
-      use_at(l_.out, c) = {shape_only ? codes : read, nullptr};
+      if (c.node != NodeId::none && c.input >= 0) {
+        const auto position = static_cast<std::size_t>(c.input);
+        if (done(c.node, position)) continue;
+        if (const auto found = direct_.find(c.node); found != direct_.end()) {
+          found->second[position] = {codes, p};
+          continue;
+        }
+        if (l_.decided[c.node].op == "Shape" || l_.decided[c.node].op == "Size") {
+          l_.out[c.node].inputs[position] = {codes, nullptr};  // as good as the values
+          continue;
+        }
+      }
+      if (read == ValueId::none) {
+        read = l_.value(value.name + "_dequantized", value.type, value.type.dtype);
+        l_.node("DequantizeLinear", "", {codes, p.scale, p.zero_point}, {read}, axis_of(*spec));
+      }
+      use_at(l_.out, c) = {read, nullptr};
       if (c.node == NodeId::none) keep_output_name(v, read);
     }
   }
@@ -258,13 +339,15 @@ class StaticRule {
   }
 
   Lowering& l_;
+  const bool only_standard_;
+  std::map<NodeId, std::array<Stored, 2>> direct_;  // operands of MatMulIntegerToFloat
   std::map<Key, QuantSpec> codes_;
-  std::map<Key, std::pair<ValueId, Parameters>> stored_;
+  std::map<Key, Stored> stored_;
   std::map<const QuantSpec*, Parameters> parameters_;
 };
 
 }  // namespace
 
-void lower_static(Lowering& l) { StaticRule(l).run(); }
+void lower_static(Lowering& l, bool only_standard) { StaticRule(l, only_standard).run(); }
 
 }  // namespace qtool::ort_cpu

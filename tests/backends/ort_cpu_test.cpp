@@ -7,6 +7,7 @@
 #include "formats/base/error.h"
 #include "formats/ir/quant.h"
 #include "formats/ir/text.h"
+#include "recipes/reader/bind.h"
 
 using namespace qtool;
 
@@ -73,11 +74,23 @@ struct Lowered {
   std::string facts;  // kinds and reasons
 };
 
-Lowered lower(const Graph& g) {
+Settings knobs(const std::vector<std::pair<std::string, std::string>>& words) {
+  Settings settings;
+  for (const auto& [name, value] : words) {
+    Setting s;
+    s.value = value;
+    settings.emplace_back(name, s);
+  }
+  return settings;
+}
+
+Lowered lower(const Graph& g, const Settings& settings = {}) {
   Journal journal;
   const BackendDef* def = find_backend("ort-cpu");
   REQUIRE(def != nullptr);
   const auto emitter = def->make();
+  bind_knobs(
+      settings, [&](Options& o) { emitter->options(o); }, "emit");
   Lowered l;
   l.graph = emitter->lower(g, def->target(), journal);
   for (const NodeId n : l.graph.order()) {
@@ -156,11 +169,27 @@ TEST_CASE("static: one Q and one DQ for a value with many readers; Shape reads t
     decide(g, n, 1, w);
   }
   decide(g, "n", 0, x);
-  const Lowered l = lower(g);
+  const Lowered l = lower(g, knobs({{"only_standard", "true"}}));
   CHECK(contains(l.nodes, "n = Shape(x_quantized)"));
   CHECK(contains(l.nodes, "a = MatMul(x_dequantized, w_dequantized)\n"));
   CHECK(contains(l.nodes, "b = MatMul(x_dequantized, w_dequantized_1)\n"));  // a DQ of its own, on the same codes
   CHECK(contains(l.nodes, "w_dequantized_1 = DequantizeLinear(w_quantized, w_scale, w_zero_point)"));
+}
+
+TEST_CASE("static: a MatMul with a float result is written as the runtime would fuse it, with its bias") {
+  Graph g = parse(plane + "{ m = MatMul (x, w)  y = Add (b, m) }");
+  decide(g, "m", 0, u8(0.5F, 3));
+  decide(g, "m", 1, i8(1));
+  CHECK(lower(g).nodes ==
+        "x_quantized = QuantizeLinear(x, x_scale, x_zero_point)\n"
+        "y = MatMulIntegerToFloat(x_quantized, w_quantized, x_scale, w_scale, x_zero_point, w_zero_point, b)\n");
+  // Codes behind it: pairs, for QLinearMatMul.
+  Graph codes = parse(plane + "{ m = MatMul (x, w)  y = MatMul (m, w) }");
+  decide(codes, "m", 0, u8(0.5F, 3));
+  decide(codes, "m", 1, i8(1));
+  decide(codes, "y", 0, u8(0.25F, 3));
+  decide(codes, "y", 1, i8(1));
+  CHECK(contains(lower(codes).nodes, "m = MatMul(x_dequantized, w_dequantized)\n"));
 }
 
 TEST_CASE("static: values of one spec share one scale: moves need equal initializers") {
@@ -196,7 +225,7 @@ TEST_CASE("trap 3: MatMul and a constant Add: the row becomes an int32 bias") {
   Graph g = parse(plane + "{ m = MatMul (x, w)  y = Add (m, b) }");
   decide(g, "m", 0, u8(0.5F, 0));
   decide(g, "m", 1, i8(1));
-  const Lowered l = lower(g);
+  const Lowered l = lower(g, knobs({{"only_standard", "true"}}));
   CHECK(contains(l.nodes, "y = Add(m, b_dequantized)\n"));
   CHECK(data(l.graph, "b_quantized").dtype() == DType::i32);
   CHECK(data(l.graph, "b_scale").read<float>()[1] == 0.5F * data(l.graph, "w_scale").read<float>()[1]);
@@ -206,13 +235,14 @@ TEST_CASE("trap 3: MatMul and an Add of a value: kept apart, in two dimensions a
   Graph g = parse(plane + "{ m = MatMul (x, w)  y = Add (x, m) }");
   decide(g, "m", 0, u8(0.5F, 0));
   decide(g, "m", 1, i8(1));
-  CHECK(contains(lower(g).nodes, "y = Add(x, m_barrier)\n"));
+  const Settings standard = knobs({{"only_standard", "true"}});
+  CHECK(contains(lower(g, standard).nodes, "y = Add(x, m_barrier)\n"));
   Graph deep = parse(
       "g (float[N,3,2] x) => (float[N,3,2] y) < float[2,2] w = {1, 2, 3, 4}, float[2] b = {1, 2} > { m = MatMul (x, w) "
       " y = Add (m, b) }");
   decide(deep, "m", 0, u8(0.5F, 0));
   decide(deep, "m", 1, i8(1));
-  CHECK(contains(lower(deep).nodes, "y = Add(m, b)\n"));
+  CHECK(contains(lower(deep, standard).nodes, "y = Add(m, b)\n"));
 }
 
 TEST_CASE("a channel too small to carry its bias as int32 gets a larger scale") {
@@ -405,4 +435,61 @@ TEST_CASE("the target's table: refusals say what the runtime has instead") {
   CHECK(t.accepts(resize, Role::move, "uint8", {}).why ==
         "ONNX Runtime runs Resize on 8-bit values only with mode = \"nearest\"");
   CHECK(find_backend("nowhere") == nullptr);
+}
+
+TEST_CASE("form qoperator: kernels read and write codes; a redundant Relu is gone") {
+  const Settings form = knobs({{"form", "qoperator"}});
+  Graph g = parse(picture +
+                  "{ c = Conv (x, w, b)  r = Relu (c)  m = MaxPool <kernel_shape = [1, 1]> (r)  s = Add (m, m)  "
+                  "y = Conv (s, w) }");
+  const Quant r = u8(0.25F, 0), s = u8(0.5F, 0);
+  decide(g, "c", 0, u8(0.5F, 3));
+  decide(g, "c", 1, i8(0));
+  decide(g, "c", 2, bias());
+  decide(g, "m", 0, r);
+  decide(g, "s", 0, r);
+  decide(g, "s", 1, r);
+  decide(g, "y", 0, s);
+  decide(g, "y", 1, i8(0));
+  g.outputs[0].quant = u8(1.0F, 128);
+  const Lowered l = lower(g, form);
+  CHECK(l.nodes ==
+        "x_quantized = QuantizeLinear(x, x_scale, x_zero_point)\n"
+        "r_quantized = QLinearConv(x_quantized, x_scale, x_zero_point, w_quantized, w_scale, w_zero_point, r_scale, "
+        "r_zero_point, b_quantized)\n"
+        "m_quantized = MaxPool(r_quantized)\n"
+        "s_quantized = QLinearAdd(m_quantized, r_scale, r_zero_point, m_quantized, r_scale, r_zero_point, s_scale, "
+        "s_zero_point)\n"
+        "y_quantized = QLinearConv(s_quantized, s_scale, s_zero_point, w_quantized_1, w_scale_1, w_zero_point_1, "
+        "y_scale, y_zero_point)\n"
+        "y = DequantizeLinear(y_quantized, y_scale, y_zero_point)\n");
+}
+
+TEST_CASE("form qoperator: a Relu whose zero point is not the lowest code stays, in float") {
+  Graph g = parse(picture + "{ c = Conv (x, w)  r = Relu (c)  y = Conv (r, w) }");
+  decide(g, "c", 0, u8(0.5F, 3));
+  decide(g, "c", 1, i8(0));
+  decide(g, "y", 0, u8(0.25F, 7));
+  decide(g, "y", 1, i8(0));
+  g.outputs[0].quant = u8(1.0F, 128);
+  const Lowered l = lower(g, knobs({{"form", "qoperator"}}));
+  CHECK(contains(l.nodes, "c = Conv(x_dequantized, w_dequantized)\n"));
+  CHECK(contains(l.nodes, "r = Relu(c)\n"));
+}
+
+TEST_CASE("form qoperator: Gemm with and without codes behind") {
+  Graph g = parse(plane + "{ m = Gemm (x, w, b)  y = Gemm (m, w, b) }");
+  decide(g, "m", 0, u8(0.5F, 3));
+  decide(g, "m", 1, i8(1));
+  decide(g, "m", 2, bias());
+  decide(g, "y", 0, u8(0.25F, 3));
+  decide(g, "y", 1, i8(1));
+  decide(g, "y", 2, bias());
+  const Lowered l = lower(g, knobs({{"form", "qoperator"}}));
+  CHECK(contains(l.nodes,
+                 "m_quantized = QGemm(x_quantized, x_scale, x_zero_point, w_quantized, w_scale, w_zero_point, "
+                 "b_quantized, m_scale, m_zero_point)\n"));
+  CHECK(contains(l.nodes,
+                 "y = QGemm(m_quantized, m_scale, m_zero_point, w_quantized_1, w_scale_1, w_zero_point_1, "
+                 "b_quantized_1)\n"));
 }
