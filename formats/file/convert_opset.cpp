@@ -79,7 +79,7 @@ std::optional<DType> stated_output(const Node& node) {
     const Attr* attr = node.attrs.find(name);
     const auto* number = attr == nullptr ? nullptr : std::get_if<std::int64_t>(&attr->value);
     if (number != nullptr && *number > 0 && *number < 64) {
-      return onnx_file::dtype_of_onnx(static_cast<std::int32_t>(*number));
+      return dtype_of_onnx(static_cast<std::int32_t>(*number));
     }
   }
   if (node.op == "Constant" || node.op == "ConstantOfShape") {

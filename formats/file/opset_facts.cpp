@@ -64,6 +64,6 @@ std::uint32_t types_of(std::string_view masks, std::size_t i) {
   return mask;
 }
 
-std::uint32_t type_bit(DType dtype) { return std::uint32_t{1} << (onnx_file::onnx_of_dtype(dtype) - 1); }
+std::uint32_t type_bit(DType dtype) { return std::uint32_t{1} << (onnx_of_dtype(dtype) - 1); }
 
 }  // namespace qtool::opset
