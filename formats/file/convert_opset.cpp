@@ -7,7 +7,6 @@
 
 #include "formats/base/error.h"
 #include "formats/file/bodies.h"
-#include "formats/file/onnx_internal.h"
 #include "formats/file/opset.h"
 #include "formats/file/reader.h"
 

@@ -31,6 +31,11 @@ std::int32_t onnx_of_dtype(DType dtype) {
   return static_cast<std::int32_t>(found - std::begin(data_types)) + 1;
 }
 
+std::string_view opaque_bytes(const Attr& attr) {
+  const auto* extras = onnx_file::extras_as<onnx_file::AttrExtras>(attr.extras);
+  return extras == nullptr ? std::string_view() : std::string_view(extras->message);
+}
+
 }  // namespace qtool
 
 namespace qtool::onnx_file {

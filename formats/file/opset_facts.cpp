@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <charconv>
 
-#include "formats/file/onnx_internal.h"
 #include "formats/file/opset.h"
+#include "formats/file/reader.h"
 
 namespace qtool::opset {
 namespace {

@@ -9,6 +9,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "formats/ir/graph.h"
 
@@ -30,6 +31,9 @@ Tensor read_tensor_proto(std::span<const std::byte>, const std::string& source);
 /// type that qtool knows.
 std::optional<DType> dtype_of_onnx(std::int32_t data_type);
 std::int32_t onnx_of_dtype(DType);
+
+/// The message of an attribute that qtool does not model (OpaqueAttr), for hashing.
+std::string_view opaque_bytes(const Attr&);
 
 struct OnnxWriteOptions {
   /// Initializers go to `<file>.data` when the model would pass this many bytes (protobuf ends at 2 GiB).

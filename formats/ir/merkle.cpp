@@ -6,7 +6,7 @@
 #include <tuple>
 
 #include "formats/base/error.h"
-#include "formats/file/onnx_internal.h"
+#include "formats/file/reader.h"
 #include "formats/ir/quant.h"
 
 namespace qtool {
@@ -107,10 +107,7 @@ void Merkle::attr(Hasher& h, const Attr& a) {
     for (const auto& g : *list) h.digest(body(*g));
   }
   if (const auto* r = std::get_if<AttrRef>(&a.value)) h.text(r->name);
-  if (std::holds_alternative<OpaqueAttr>(a.value)) {
-    const auto* extras = onnx_file::extras_as<onnx_file::AttrExtras>(a.extras);
-    h.text(extras == nullptr ? std::string_view() : std::string_view(extras->message));
-  }
+  if (std::holds_alternative<OpaqueAttr>(a.value)) h.text(opaque_bytes(a));
 }
 
 Digest Merkle::body(const Graph& graph) {

@@ -48,6 +48,7 @@ print(f"// Written by tests/oracle/opset_facts.py from the operator schemas of o
 print("// name, since, deprecated, least and most inputs, most outputs, attributes, types of inputs, types of outputs.")
 print("// Attributes: `!` required; `=` default of kind i, f, s. Types: masks, bit n is TensorProto.DataType n + 1,")
 print("// bit 31 anything that is no tensor; the last mask repeats.")
+print("// clang-format off")
 for name in sorted(by_name):
     versions = sorted(by_name[name])
     older = [v for v in versions if v <= FIRST]
