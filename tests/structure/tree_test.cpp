@@ -45,7 +45,7 @@ TEST_CASE("C++ files are laid out as .clang-format says") {
   }
   std::string files;
   for (const std::string& file : project_files())
-    if (is_cpp(file)) files += " '" + file + "'";
+    if (is_cpp(file) && !file.ends_with(".inc")) files += " '" + file + "'";  // .inc: tables, one row a line
   const Ran ran = run_shell("cd '" + source_dir().string() + "' && clang-format --dry-run -Werror" + files + " 2>&1");
   std::vector<std::string> findings;
   for (const std::string& line : lines_of(ran.output))
