@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+// The cases that ONNX ships: a model, inputs and the outputs of ONNX's own reference, per operator and small model.
+// Tolerances are those of ONNX's runner (onnx/backend/test/runner): rtol 1e-3, atol 1e-7.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cstdio>
+
+#include "formats/base/error.h"
+#include "formats/base/file.h"
+#include "formats/file/reader.h"
+#include "tests/conformance/ledger.h"
+#include "tests/support.h"
+
+namespace qtool::test {
+namespace {
+
+namespace fs = std::filesystem;
+
+const fs::path cases = "/usr/share/libonnx-testdata/data";
+
+Tensor tensor_of(const fs::path& file) { return read_tensor_proto(MappedFile(file).bytes(), file.string()); }
+
+std::vector<fs::path> numbered(const fs::path& folder, const std::string& stem) {
+  std::vector<fs::path> files;
+  for (int i = 0; fs::exists(folder / (stem + std::to_string(i) + ".pb")); ++i) {
+    files.push_back(folder / (stem + std::to_string(i) + ".pb"));
+  }
+  return files;
+}
+
+std::optional<std::string> run_data_set(const Graph& graph, const Executor& executor, const fs::path& folder) {
+  std::vector<ValueId> open;
+  for (const ValueId v : graph.inputs) {
+    if (!graph.is_constant(v)) open.push_back(v);
+  }
+  const auto inputs = numbered(folder, "input_"), outputs = numbered(folder, "output_");
+  Feeds feeds;
+  for (std::size_t i = 0; i < inputs.size() && i < graph.inputs.size(); ++i) {
+    feeds.emplace(inputs.size() > open.size() ? graph.inputs[i] : open[i], tensor_of(inputs[i]));
+  }
+  const std::vector<Tensor> results = executor.run(feeds);
+  if (results.size() != outputs.size()) return "another number of outputs";
+  for (std::size_t i = 0; i < results.size(); ++i) {
+    if (auto wrong = difference(results[i], tensor_of(outputs[i]), 1e-3, 1e-7)) {
+      return "output " + std::to_string(i) + ": " + *wrong;
+    }
+  }
+  return std::nullopt;
+}
+
+std::optional<std::string> run_case(const fs::path& folder, Threads& threads) {
+  try {
+    const Graph graph = read_onnx(folder / "model.onnx");
+    const Executor executor(graph, Reading::reference, threads);
+    for (int k = 0; fs::exists(folder / ("test_data_set_" + std::to_string(k))); ++k) {
+      if (auto wrong = run_data_set(graph, executor, folder / ("test_data_set_" + std::to_string(k)))) return wrong;
+    }
+    return std::nullopt;
+  } catch (const Error& e) {
+    return std::string(name_of(e.code())) + ": " + e.what();
+  }
+}
+
+void run_kind(const std::string& kind) {
+  if (!fs::exists(cases / kind)) return skip("ONNX cases of kind " + kind, "package libonnx-testdata is not installed");
+  std::vector<fs::path> folders;
+  for (const auto& entry : fs::directory_iterator(cases / kind)) {
+    if (fs::exists(entry.path() / "model.onnx")) folders.push_back(entry.path());
+  }
+  std::sort(folders.begin(), folders.end());
+  Ledger ledger;
+  Threads threads;
+  for (const auto& folder : folders) {
+    ledger.report(kind + "/" + folder.filename().string(), run_case(folder, threads));
+  }
+  std::printf("%s: %d cases conform, %d are excused by the ledger\n", kind.c_str(), ledger.passed(), ledger.excused());
+}
+
+}  // namespace
+
+TEST_CASE("ONNX node cases") { run_kind("node"); }
+TEST_CASE("ONNX simple models") { run_kind("simple"); }
+TEST_CASE("ONNX cases from PyTorch operators") { run_kind("pytorch-operator"); }
+TEST_CASE("ONNX cases converted from PyTorch") { run_kind("pytorch-converted"); }
+
+}  // namespace qtool::test
