@@ -71,6 +71,8 @@ class Plan {
 
 /// The axis of a MatMul's or Gemm's constant weight (rank 2) that is summed over; the other one holds the columns.
 int reduction_axis(const Node& product);
+/// The third operand of a product, or none where it has none or multiplies it by 0. `why`: what is wrong with it.
+ValueId third_operand(const Node& product, std::string& why);
 /// Spec of a constant weight of a product, without scales.
 QuantSpec weight_spec(const Wish& wish, const Node& product, const Shape& weight, bool seven_bits);
 

@@ -105,6 +105,14 @@ int reduction_axis(const Node& product) {
   return product.op == "Gemm" && product.attrs.get("transB", std::int64_t{0}) != 0 ? 1 : 0;
 }
 
+ValueId third_operand(const Node& product, std::string& why) {
+  if (product.inputs.size() < 3 || product.inputs[2].value == ValueId::none) return ValueId::none;
+  const float beta = product.op == "Gemm" ? product.attrs.get("beta", 1.0F) : 1.0F;
+  if (beta == 0) return ValueId::none;
+  if (beta != 1) why = "its third operand is multiplied by beta, which is not 1";
+  return product.inputs[2].value;
+}
+
 QuantSpec weight_spec(const Wish& wish, const Node& product, const Shape& weight, bool seven_bits) {
   QuantSpec spec;
   spec.format = seven_bits && wish.weights == &number::int8 ? &number::int7 : wish.weights;
@@ -125,28 +133,34 @@ QuantSpec weight_spec(const Wish& wish, const Node& product, const Shape& weight
 namespace qtool::pass {
 namespace {
 
-// Nodes that compute on floats and that no method took: the reasons not told yet.
+// Nodes that compute on floats and that no method took: the reasons not told yet. Nodes that only move numbers are not
+// worth a line; with small weights or activations quantized at run time, only nodes with weights are.
 void explain_rest(assign::Plan& plan) {
   for (const NodeId n : plan.graph.nodes()) {
     const Node& node = plan.graph[n];
     if (plan.is_decided(n) || plan.skipped(n) || !plan.ctx.selects(n)) continue;
+    bool bodies = false;
+    for_each_body(node, [&](const Graph&) { bodies = true; });
     const bool floats = std::any_of(node.outputs.begin(), node.outputs.end(), [&](ValueId v) {
       return v != ValueId::none && plan.type(v).known_dtype && is_float(plan.type(v).dtype);
     });
-    bool bodies = false;
-    for_each_body(node, [&](const Graph&) { bodies = true; });
+    const bool weights = std::any_of(node.inputs.begin(), node.inputs.end(), [&](const Use& use) {
+      return plan.fixed(use.value) && is_float(plan.fixed(use.value)->dtype()) && plan.fixed(use.value)->rank() >= 2;
+    });
+    const bool fixed_ranges = plan.wish(n).method == "static";
+    const Role role = fixed_ranges                       ? Role::arithmetic
+                      : plan.wish(n).method == "dynamic" ? Role::dynamic
+                                                         : Role::weight_only;
+    const Target& target = plan.ctx.target;
     if (bodies) {
       plan.skip(n, "the graphs inside " + node.op + " stay float");
-    } else if (!floats || node.op == "Constant") {
+    } else if (!floats || node.op == "Constant" || target.find(node, Role::move) != nullptr) {
       continue;
     } else if (plan.keeps_float(n)) {
       plan.skip(n, "a rule keeps it float");
-    } else {
-      const std::string method = plan.wish(n).method;
-      const Role role = method == "static" ? Role::arithmetic : method == "dynamic" ? Role::dynamic : Role::weight_only;
-      const Ability* row = plan.ctx.target.find(node, role);
-      plan.skip(n, row == nullptr ? plan.ctx.target.accepts(node, role, {}, {}).why
-                                  : "none of its neighbours is an integer kernel");
+    } else if (fixed_ranges || weights) {
+      const Support possible = target.accepts(node, role, {}, {});
+      plan.skip(n, possible ? "none of its neighbours is an integer kernel" : possible.why);
     }
   }
 }

@@ -27,7 +27,9 @@ std::string weight_objection(const Plan& plan, const Node& node, const Ability& 
     const auto rank = plan.rank(input(node, row.data_inputs[0]));
     if (rank && *rank < 2) return "its input has less than 2 dimensions";
   }
-  return {};
+  std::string why;
+  third_operand(node, why);
+  return why;
 }
 
 /// The group to use: the one asked for, or for whole channels the smallest that holds one. 0: none, see `why`.

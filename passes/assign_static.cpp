@@ -165,9 +165,10 @@ class StaticPlan {
   }
 
   std::string bias_objection(const Node& node, const Ability& row, const Tensor* weight) const {
-    const auto i = static_cast<std::size_t>(row.bias_input);
-    if (row.bias_input < 0 || i >= node.inputs.size() || node.inputs[i].value == ValueId::none) return {};
-    const Tensor* bias = plan_.fixed(node.inputs[i].value);
+    std::string why;
+    const ValueId third = row.bias_input < 0 ? ValueId::none : third_operand(node, why);
+    if (third == ValueId::none || !why.empty()) return why;
+    const Tensor* bias = plan_.fixed(third);
     if (bias == nullptr) return "its bias is no constant";
     if (bias->dtype() != DType::f32) return "its bias is not float32";
     const std::int64_t channels =
@@ -439,14 +440,12 @@ class StaticPlan {
     if (weight == nullptr) return;
     node.inputs[1].quant = std::make_shared<const QuantSpec>(
         weight_spec(plan_.wish(n), node, weight->shape(), plan_.ctx.target.saturating_u8s8));
-    const int bias = row_of(n)->bias_input;
-    if (bias < 0 || static_cast<std::size_t>(bias) >= node.inputs.size()) return;
-    Use& use = node.inputs[static_cast<std::size_t>(bias)];
-    if (use.value == ValueId::none) return;
+    std::string why;
+    if (row_of(n)->bias_input < 0 || third_operand(node, why) == ValueId::none) return;
     QuantSpec spec;
     spec.format = &number::int16;  // is_bias: int32 codes, for which there is no number format
     spec.is_bias = true;
-    use.quant = std::make_shared<const QuantSpec>(spec);
+    node.inputs[static_cast<std::size_t>(row_of(n)->bias_input)].quant = std::make_shared<const QuantSpec>(spec);
   }
 
   Plan& plan_;

@@ -86,7 +86,7 @@ class DynamicRule {
     const std::int64_t columns = codes.shape()[1];
 
     ValueId result = node.outputs[0], bias = ValueId::none, added = ValueId::none;
-    if (const ValueId c = l_.input(n, 2); c != ValueId::none) (is_row(c, columns) ? bias : added) = c;
+    if (const ValueId c = l_.third_operand(n); c != ValueId::none) (is_row(c, columns) ? bias : added) = c;
     if (bias == ValueId::none && added == ValueId::none) {
       if (const auto add = l_.only_consumer(result); add && l_.decided[add->node].op == "Add") {
         const ValueId operand = l_.input(add->node, add->input == 0 ? 1 : 0);

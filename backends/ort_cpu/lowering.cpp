@@ -138,6 +138,11 @@ ValueId Lowering::input(NodeId n, std::size_t position) const {
   return position < inputs.size() ? inputs[position].value : ValueId::none;
 }
 
+ValueId Lowering::third_operand(NodeId n) const {
+  const bool ignored = decided[n].op == "Gemm" && decided[n].attrs.get("beta", 1.0F) == 0;
+  return ignored ? ValueId::none : input(n, 2);
+}
+
 std::optional<Links::Consumer> Lowering::only_consumer(ValueId v) const {
   const auto all = links.consumers(v);
   if (all.size() != 1 || all[0].node == NodeId::none || all[0].input < 0) return std::nullopt;

@@ -49,6 +49,8 @@ class Lowering {
   Quant quant(NodeId n, std::size_t position) const;
   /// The value at input `position`, or none.
   ValueId input(NodeId n, std::size_t position) const;
+  /// The third operand of Conv or Gemm; none where there is none or Gemm multiplies it by 0.
+  ValueId third_operand(NodeId n) const;
   /// The single node that uses `v`, when exactly one use of it exists and that is a node input.
   std::optional<Links::Consumer> only_consumer(ValueId v) const;
   /// Extents of a value where they are known; empty optional: rank unknown.

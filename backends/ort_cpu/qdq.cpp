@@ -117,6 +117,10 @@ class StaticRule {
     if (direct_.contains(n)) return;
     if (is_product(node) && is_static(l_.quant(n, 0)) && is_static(l_.quant(n, 1))) {
       if (node.op == "MatMul") lower_bias_behind(n);
+      if (node.op == "Gemm" && node.inputs.size() > 2 && l_.third_operand(n) == ValueId::none) {
+        l_.out[n].inputs.resize(2);  // multiplied by 0: the fused kernel adds it as it is
+        l_.out[n].attrs.erase("beta");
+      }
       l_.emitted(n, node.op == "Conv" ? "QLinearConv" : node.op == "Gemm" ? "QGemm" : "QLinearMatMul");
     }
   }

@@ -41,7 +41,7 @@ Ability gemm() {
   row.bias_input = 2;
   row.needs_constant_weight = true;
   row.weight_axes = {0, 1};
-  row.needs = {{"alpha", 1.0F, 1.0F}, {"beta", 1.0F, 1.0F}, {"transA", std::int64_t{0}, std::int64_t{0}}};
+  row.needs = {{"alpha", 1.0F, 1.0F}, {"transA", std::int64_t{0}, std::int64_t{0}}};
   return row;
 }
 

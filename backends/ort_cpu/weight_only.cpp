@@ -127,7 +127,7 @@ class WeightOnlyRule {
                                 l_.constant(weight.name + "_scales", scales(c, {c.n, c.blocks}, compute_type(w)))};
     if (c.asymmetric) inputs.push_back(l_.constant(weight.name + "_zero_points", pack_zero_points(c)));
     ValueId added = ValueId::none;  // a third operand of Gemm that is no bias
-    if (const ValueId bias = l_.input(n, 2); bias != ValueId::none) {
+    if (const ValueId bias = l_.third_operand(n); bias != ValueId::none) {
       const Value& b = l_.decided[bias];
       if (b.data.shape() == Shape{c.n} || b.data.shape() == Shape{1, c.n}) {
         inputs.resize(5, ValueId::none);

@@ -245,6 +245,15 @@ TEST_CASE("trap 3: MatMul and an Add of a value: kept apart, in two dimensions a
   CHECK(contains(lower(deep, standard).nodes, "y = Add(m, b)\n"));
 }
 
+TEST_CASE("a third operand of Gemm that is multiplied by 0 is left out: the kernels would add it") {
+  Graph g = parse(plane + "{ y = Gemm <beta = 0.0> (x, w, b) }");
+  decide(g, "y", 0, u8(0.5F, 0));
+  decide(g, "y", 1, i8(1));
+  CHECK(contains(lower(g).nodes, "y = Gemm(x_dequantized, w_dequantized)\n"));
+  g[node_of(g, "y")].inputs[0].quant = at_run_time();
+  CHECK(lower(g).nodes == "y = DynamicQuantizeMatMul(x, w_quantized, w_scale, w_zero_point)\n");
+}
+
 TEST_CASE("a channel too small to carry its bias as int32 gets a larger scale") {
   Graph g = parse(
       "g (float[3,2] x) => (float[3,2] y) < float[2,2] w = {1.0, 1e-20, 1.0, 1e-20}, float[2] b = {1.0, 1000.0} > { y "

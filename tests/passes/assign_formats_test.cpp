@@ -239,6 +239,11 @@ TEST_CASE("static: Split: all of its results, or none") {
         "c: x=uint8#0 w=int8[0]\na: c=uint8#1\ny: a=uint8#1 v=int8[0]\nz: b=uint8#1\n=> y=uint8#2\n");
 }
 
+TEST_CASE("static: a third operand times 0 is none, times anything but 1 is an obstacle") {
+  CHECK(assign(plane_head + "{ y = Gemm <beta = 0.0> (x, w, x) }").decisions == "y: x=uint8#0 w=int8[1]\n");
+  CHECK(contains(assign(plane_head + "{ y = Gemm <beta = 2.0> (x, w, b) }").skips, "multiplied by beta"));
+}
+
 TEST_CASE("static: refusals have reasons") {
   const auto why = [](const std::string& text, const Knobs& knobs = {}) {
     const auto a = assign(text, knobs);
