@@ -75,45 +75,54 @@ void for_each_run(const Grain& grain, const Shape& x, F f) {
   }
 }
 
-/// What one scale means for a code: x^ = scale * (decode(code) - zero) + minimum, code - zero in [low, high].
-struct Step {
-  float scale = 1, zero = 0, minimum = 0, low = 0, high = 0;
+/// What each scale means for a code: x^ = scale * (decode(code) - zero) + minimum, with code - zero in [low, high].
+/// One array per part, so that loops over scales run in vectors.
+struct Steps {
+  std::vector<float> scale, zero, minimum, low, high;
 };
 
 float lowest_code(const QuantSpec& spec) { return spec.format->lowest + (spec.narrow ? 1.0f : 0.0f); }
 
-std::vector<Step> steps_of(const QuantSpec& spec, std::size_t count) {
+Steps steps_of(const QuantSpec& spec, std::size_t count) {
   QTOOL_ENSURE(spec.format != nullptr, "a quant spec names its format");
   QTOOL_ENSURE(!spec.scale.empty(), "a quant spec has scales when codes are made");
   QTOOL_ENSURE(index(spec.scale.count()) == count, "scales fit the value and its grain");
-  std::vector<Step> steps(count);
   const auto scale = spec.scale.read<float>();
-  const auto second = spec.second_scale.empty() ? std::span<const float>{} : spec.second_scale.read<float>();
-  const auto zero = spec.zero_point.empty() ? std::span<const std::int32_t>{} : spec.zero_point.read<std::int32_t>();
-  const auto minimum = spec.minimum.empty() ? std::span<const float>{} : spec.minimum.read<float>();
-  QTOOL_ENSURE(second.size() <= 1 || second.size() == count, "second scales fit");
-  QTOOL_ENSURE(zero.empty() || zero.size() == count, "zero points fit the scales");
-  QTOOL_ENSURE(minimum.empty() || minimum.size() == count, "minima fit the scales");
-  const float low = lowest_code(spec), high = spec.format->highest;
-  for (std::size_t i = 0; i < count; ++i) {
-    Step& s = steps[i];
-    s.scale = second.empty() ? scale[i] : second[second.size() == 1 ? 0 : i] * scale[i];
-    s.zero = zero.empty() ? 0.0f : static_cast<float>(zero[i]);
-    s.minimum = minimum.empty() ? 0.0f : minimum[i];
-    s.low = low - s.zero;
-    s.high = high - s.zero;
+  Steps s;
+  s.scale.assign(scale.begin(), scale.end());
+  if (!spec.second_scale.empty()) {
+    const auto second = spec.second_scale.read<float>();
+    QTOOL_ENSURE(second.size() == 1 || second.size() == count, "second scales fit");
+    for (std::size_t i = 0; i < count; ++i) s.scale[i] = second[second.size() == 1 ? 0 : i] * scale[i];
   }
-  return steps;
+  s.zero.assign(count, 0.0f);
+  if (!spec.zero_point.empty()) {
+    const auto zero = spec.zero_point.read<std::int32_t>();
+    QTOOL_ENSURE(zero.size() == count, "zero points fit the scales");
+    std::transform(zero.begin(), zero.end(), s.zero.begin(), [](std::int32_t z) { return static_cast<float>(z); });
+  }
+  s.minimum.assign(count, 0.0f);
+  if (!spec.minimum.empty()) {
+    const auto minimum = spec.minimum.read<float>();
+    QTOOL_ENSURE(minimum.size() == count, "minima fit the scales");
+    s.minimum.assign(minimum.begin(), minimum.end());
+  }
+  const float low = lowest_code(spec), high = spec.format->highest;
+  for (const float zero : s.zero) {
+    s.low.push_back(low - zero);
+    s.high.push_back(high - zero);
+  }
+  return s;
 }
 
 /// round_half_even(clamp(x / scale)) for bounds that are integers below 2^22: the code less its zero point. The sum
 /// with 1.5 * 2^23 rounds; it never gives minus zero.
-float level(float x, const Step& s) {
+float level(float x, float scale, float low, float high) {
   constexpr float magic = 12582912.0f;
-  float v = x / s.scale;
+  float v = x / scale;
   v = v == v ? v : 0.0f;
-  v = v < s.low ? s.low : v;
-  v = v > s.high ? s.high : v;
+  v = v < low ? low : v;
+  v = v > high ? high : v;
   return (v + magic) - magic;
 }
 
@@ -123,24 +132,24 @@ double bias_code(float x, float scale) {
 }
 
 void fake_integers(std::span<const float> x, std::span<float> out, const Grain& grain, const Shape& shape,
-                   const std::vector<Step>& steps) {
+                   const Steps& steps) {
   for_each_run(grain, shape, [&](const Run& r) {
     const float* in = x.data() + r.begin;
     float* to = out.data() + r.begin;
-    const Step* s = steps.data() + r.scale;
+    const float *scale = steps.scale.data() + r.scale, *low = steps.low.data() + r.scale,
+                *high = steps.high.data() + r.scale;
     if (r.each) {
-      for (std::size_t i = 0; i < r.length; ++i) to[i] = level(in[i], s[i]) * s[i].scale;
+      for (std::size_t i = 0; i < r.length; ++i) to[i] = level(in[i], scale[i], low[i], high[i]) * scale[i];
     } else {
-      const Step one = *s;
-      for (std::size_t i = 0; i < r.length; ++i) to[i] = level(in[i], one) * one.scale;
+      const float s = *scale, l = *low, h = *high;
+      for (std::size_t i = 0; i < r.length; ++i) to[i] = level(in[i], s, l, h) * s;
     }
   });
 }
 
 /// Formats that are no integers: scaled into a small buffer, encoded there, and back.
 template <class F>
-void for_each_chunk(std::span<const float> x, const QuantSpec& spec, const Shape& shape, const std::vector<Step>& steps,
-                    F f) {
+void for_each_chunk(std::span<const float> x, const QuantSpec& spec, const Shape& shape, const Steps& steps, F f) {
   constexpr std::size_t chunk = 512;
   float scaled[chunk];
   std::uint16_t codes[chunk];
@@ -148,8 +157,8 @@ void for_each_chunk(std::span<const float> x, const QuantSpec& spec, const Shape
     for (std::size_t from = 0; from < r.length; from += chunk) {
       const std::size_t n = std::min(chunk, r.length - from);
       for (std::size_t i = 0; i < n; ++i) {
-        const Step& s = steps[r.scale + (r.each ? from + i : 0)];
-        scaled[i] = (x[r.begin + from + i] - s.minimum) / s.scale;
+        const std::size_t s = r.scale + (r.each ? from + i : 0);
+        scaled[i] = (x[r.begin + from + i] - steps.minimum[s]) / steps.scale[s];
       }
       spec.format->encode({scaled, n}, {codes, n});
       f(r, from, std::span<const std::uint16_t>(codes, n));
@@ -158,14 +167,14 @@ void for_each_chunk(std::span<const float> x, const QuantSpec& spec, const Shape
 }
 
 void decode_codes(std::span<const std::uint16_t> codes, std::span<float> out, const QuantSpec& spec, const Shape& shape,
-                  const std::vector<Step>& steps) {
+                  const Steps& steps) {
   spec.format->decode(codes, out);
   for_each_run(spec.grain, shape, [&](const Run& r) {
     for (std::size_t i = 0; i < r.length; ++i) {
-      const Step& s = steps[r.scale + (r.each ? i : 0)];
+      const std::size_t s = r.scale + (r.each ? i : 0);
       float& v = out[r.begin + i];
-      v = s.scale * (v - s.zero);
-      if (!spec.minimum.empty()) v += s.minimum;
+      v = steps.scale[s] * (v - steps.zero[s]);
+      if (!spec.minimum.empty()) v += steps.minimum[s];
     }
   });
 }
@@ -185,13 +194,13 @@ Tensor wide_codes(const Tensor& codes) {
 
 Tensor quantize_bias(const Tensor& x, const QuantSpec& spec) {
   QTOOL_ENSURE(!spec.scale.empty(), "the scale of a bias is set before its codes are made");
-  const std::vector<Step> steps = steps_of(spec, scales_for(spec, x.shape()));
+  const Steps steps = steps_of(spec, scales_for(spec, x.shape()));
   Tensor codes(DType::i32, x.shape());
   const auto in = x.read<float>();
   const auto out = codes.write<std::int32_t>();
   for_each_run(spec.grain, x.shape(), [&](const Run& r) {
     for (std::size_t i = r.begin; i < r.begin + r.length; ++i) {
-      out[i] = static_cast<std::int32_t>(bias_code(in[i], steps[r.scale + (r.each ? i - r.begin : 0)].scale));
+      out[i] = static_cast<std::int32_t>(bias_code(in[i], steps.scale[r.scale + (r.each ? i - r.begin : 0)]));
     }
   });
   return codes;
@@ -375,16 +384,17 @@ Tensor quantize(const Tensor& x, const QuantSpec& spec) {
     QTOOL_ENSURE(spec.codes.shape() == x.shape(), "chosen codes have the shape of their value");
     return wide_codes(spec.codes);
   }
-  const std::vector<Step> steps = steps_of(spec, scales_for(spec, x.shape()));
+  const Steps steps = steps_of(spec, scales_for(spec, x.shape()));
   Tensor codes(DType::u16, x.shape());
   const auto in = x.read<float>();
   const auto out = codes.write<std::uint16_t>();
   if (spec.format->is_integer) {
     for_each_run(spec.grain, x.shape(), [&](const Run& r) {
       for (std::size_t i = 0; i < r.length; ++i) {
-        const Step& s = steps[r.scale + (r.each ? i : 0)];
-        out[r.begin + i] =
-            static_cast<std::uint16_t>(static_cast<std::int32_t>(level(in[r.begin + i] - s.minimum, s) + s.zero));
+        const std::size_t s = r.scale + (r.each ? i : 0);
+        const float v = in[r.begin + i] - steps.minimum[s];
+        const float code = level(v, steps.scale[s], steps.low[s], steps.high[s]) + steps.zero[s];
+        out[r.begin + i] = static_cast<std::uint16_t>(static_cast<std::int32_t>(code));
       }
     });
     return codes;
@@ -396,14 +406,14 @@ Tensor quantize(const Tensor& x, const QuantSpec& spec) {
 }
 
 Tensor dequantize(const Tensor& codes, const QuantSpec& spec) {
-  const std::vector<Step> steps = steps_of(spec, scales_for(spec, codes.shape()));
+  const Steps steps = steps_of(spec, scales_for(spec, codes.shape()));
   Tensor x(DType::f32, codes.shape());
   const auto out = x.write<float>();
   if (codes.dtype() == DType::i32) {  // a bias
     const auto in = codes.read<std::int32_t>();
     for_each_run(spec.grain, codes.shape(), [&](const Run& r) {
       for (std::size_t i = 0; i < r.length; ++i) {
-        out[r.begin + i] = steps[r.scale + (r.each ? i : 0)].scale * static_cast<float>(in[r.begin + i]);
+        out[r.begin + i] = steps.scale[r.scale + (r.each ? i : 0)] * static_cast<float>(in[r.begin + i]);
       }
     });
     return x;
@@ -427,7 +437,7 @@ Tensor fake_quantize(const Tensor& x, const QuantSpec& spec) {
     return fake_quantize(x, now);
   }
   if (!spec.codes.empty()) return dequantize(quantize(x, spec), spec);
-  const std::vector<Step> steps = steps_of(spec, scales_for(spec, x.shape()));
+  const Steps steps = steps_of(spec, scales_for(spec, x.shape()));
   Tensor result(DType::f32, x.shape());
   const auto in = x.read<float>();
   const auto out = result.write<float>();
@@ -440,9 +450,9 @@ Tensor fake_quantize(const Tensor& x, const QuantSpec& spec) {
     const auto to = out.subspan(r.begin + from, c.size());
     spec.format->decode(c, to);
     for (std::size_t i = 0; i < to.size(); ++i) {
-      const Step& s = steps[r.scale + (r.each ? from + i : 0)];
-      to[i] = s.scale * to[i];
-      if (!spec.minimum.empty()) to[i] += s.minimum;
+      const std::size_t s = r.scale + (r.each ? from + i : 0);
+      to[i] = steps.scale[s] * to[i];
+      if (!spec.minimum.empty()) to[i] += steps.minimum[s];
     }
   });
   return result;
