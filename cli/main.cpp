@@ -1,2 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-int main() { return 0; }
+#include "cli/program.h"
+
+int main(int count, char** words) {
+  return qtool::run_program(count > 0 ? std::vector<std::string>(words + 1, words + count)
+                                      : std::vector<std::string>());
+}

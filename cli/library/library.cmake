@@ -7,4 +7,5 @@ set_target_properties(libqtool PROPERTIES OUTPUT_NAME qtool EXPORT_NAME qtool VE
 target_include_directories(libqtool INTERFACE $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>
                            $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/cli/library>)
 target_link_libraries(libqtool PRIVATE $<BUILD_INTERFACE:qtool_cli>)
-target_link_options(libqtool PRIVATE -Wl,--version-script=${version_script})
+target_link_options(libqtool PRIVATE -Wl,--version-script=${version_script}
+                    $<$<CONFIG:Release>:-Wl,--no-undefined>)

@@ -4,9 +4,9 @@
 #include <map>
 
 #include "backends/backend.h"
-#include "bench.h"
 #include "formats/ir/quant.h"
 #include "recipes/reader/where.h"
+#include "tests/passes/bench.h"
 
 using namespace qtool;
 using namespace qtool::test;
