@@ -98,7 +98,11 @@ class Inference {
     for (std::size_t i = 0; i < outputs.size(); ++i) {
       if (node.outputs[i] != ValueId::none) refine(graph_[node.outputs[i]].type, outputs[i]);
     }
-    fold(node, *def, opset, inputs, constants);
+    try {
+      fold(node, *def, opset, inputs, constants);
+    } catch (const Error&) {
+      // A shape beyond all memory: the run that asks for it will say so.
+    }
   }
 
   /// Runs the node when its inputs are known and its outputs are small integers or truth values.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // fold_constants: what does not depend on the data is computed once, here. Every node whose inputs are all known is
 // evaluated by the operators of calib; Constant nodes become initializers, Shape of a value whose shape is sure
-// becomes a constant; Identity, inference Dropout and nodes that nobody needs disappear. Bodies of If, Loop and Scan
-// are folded too and see the constants that they capture.
+// becomes a constant; Identity, inference Dropout and nodes that nobody needs disappear. An If of a known condition
+// gives way to its branch; bodies of If, Loop and Scan are folded too and see the constants that they capture.
 //
 // What stays: random operators; DequantizeLinear (a model that is quantized already stays so); results that would
 // make the file larger by more than `max_growth`; nodes that produce a graph output (the output keeps its name).
@@ -19,6 +19,7 @@
 
 #include "calib/op.h"
 #include "formats/base/error.h"
+#include "passes/changes.h"
 #include "passes/pass.h"
 #include "passes/rewrite.h"
 
@@ -103,6 +104,7 @@ class Folder {
     }
     for (const auto& [v, data] : known_) given_.insert(v);
     note_decisions();
+    take_branches();
     drop_identities();
     links_.emplace(graph_);
     find_sure_types(captured != nullptr);
@@ -123,6 +125,19 @@ class Folder {
     const Links links(graph_);
     for (const NodeId id : graph_.nodes()) {
       if (has_decisions(graph_, links, id)) decided_.insert(id);
+    }
+  }
+
+  /// If of a condition that is known. What an earlier round folded is a constant by now.
+  void take_branches() {
+    for (const NodeId id : graph_.nodes()) {
+      const Node& node = graph_[id];
+      if (!is_op(node, "If") || !open(id)) continue;
+      const auto condition = known_.find(input_of(node, 0));
+      if (condition == known_.end() || condition->second.count() != 1) continue;
+      const bool taken = to_int64s(condition->second)[0] != 0;
+      if (!node.attrs.graph(taken ? "then_branch" : "else_branch")) continue;
+      take_branch(graph_, id, taken);
     }
   }
 
@@ -176,7 +191,8 @@ class Folder {
       PassContext inner{ctx_.target, ctx_.calibration, ctx_.journal, ctx_.threads,
                         ctx_.rng,    ctx_.rules,       std::nullopt, ctx_.stop};
       Folder(*copy, inner, max_growth_).run(&outside);
-      return copy;
+      const bool changed = changes_between(*body, *copy).reference() || body->captures.size() != copy->captures.size();
+      return changed ? copy : nullptr;
     });
   }
 
@@ -342,11 +358,12 @@ class FoldConstants final : public Pass {
 
   void run(Graph& graph, PassContext& ctx) override {
     if (freeze_inputs_) freeze(graph, ctx);
-    // A shape that became known may tell others: rounds, until nothing goes away.
-    for (std::size_t nodes = 0; nodes != graph.nodes().size();) {
-      nodes = graph.nodes().size();
+    // A shape or a condition that became known may tell others: rounds, until nothing changes.
+    Graph before;
+    do {
+      before = graph;
       Folder(graph, ctx, max_growth_).run(nullptr);
-    }
+    } while (changes_between(before, graph).reference());
   }
 
  private:

@@ -55,6 +55,10 @@ std::int64_t erase_dead(Graph&);
 void replace_bodies(Graph&, NodeId node,
                     const std::function<std::shared_ptr<const Graph>(const std::shared_ptr<const Graph>&)>& f);
 
+/// Replaces an If by the branch that it takes; values of the branch get fresh names where theirs are taken. Requires:
+/// the node has that branch.
+void take_branch(Graph&, NodeId node, bool condition);
+
 /// A node's outputs computed from the given inputs by the operators of calib. Empty optional when calib has no such
 /// operator or refuses (`why`, if asked for, says so).
 std::optional<std::vector<Tensor>> evaluate_node(const Graph&, NodeId, std::span<const Tensor> inputs, Threads&,
