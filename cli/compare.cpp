@@ -46,7 +46,7 @@ class Compare final : public Command {
     const Comparison c = measure(a, b, data_from(data_), labels_, true, console);
     std::string text =
         comparison_text(c) + "measured on " + grouped(static_cast<std::uint64_t>(c.samples)) + " samples\n";
-    const std::string layers = worst_layers_text(c);
+    const std::string layers = worst_layers_text(c, "worst values of equal name");
     console.print(text + (layers.empty() ? "" : "\n" + layers));
     Json report = Json::object();
     report.set("command", "compare").set("reference", reference_).set("candidate", candidate_);
@@ -90,13 +90,15 @@ class Eval final : public Command {
 
 }  // namespace
 
-constinit const CommandDef command::compare{"compare",
-                                            "measure the error of one model against another on the same data",
-                                            "Outputs are matched by name; so are the layers.",
-                                            "qtool compare model.onnx model.int8.onnx --data held_out.npz",
-                                            true,
-                                            false,
-                                            make_command<Compare>};
+constinit const CommandDef command::compare{
+    "compare",
+    "measure the error of one model against another on the same data",
+    "Outputs and values inside are matched by name. Equal names need not mean equal things inside: a folded\n"
+    "normalization or activation moves into the layer before it.",
+    "qtool compare model.onnx model.int8.onnx --data held_out.npz",
+    true,
+    false,
+    make_command<Compare>};
 
 constinit const CommandDef command::eval{"eval",
                                          "run a model on data: range of every output, accuracy where there are labels",

@@ -90,15 +90,28 @@ void Console::warn(std::string_view text) {
   write_error(colored("warning:", "33") + " " + printable(text) + "\n");
 }
 
-void Console::error(std::string_view text, std::string_view hint) {
-  const std::lock_guard lock(mutex_);
-  write_error(colored("qtool: error:", "31") + " " + printable(text) + "\n");
-  if (!hint.empty()) write_error("  hint: " + printable(hint) + "\n");
+void Console::error(Code code, const std::string& text, const std::string& hint) {
+  Json fact = Json::object();
+  fact.set("kind", "error").set("code", static_cast<int>(code)).set("name", name_of(code));
+  fact.set("message", text).set("hint", hint);
+  {
+    const std::lock_guard lock(mutex_);
+    write_error(colored("qtool: error:", "31") + " " + printable(text) + "\n");
+    if (!hint.empty()) write_error("  hint: " + printable(hint) + "\n");
+    log_line(fact);
+  }
+  if (has_result_) return;
+  Json report = Json::object();
+  try {
+    result(report.set("error", std::move(fact)));
+  } catch (const Error&) {  // the first error is the one to tell
+  }
 }
 
 void Console::result(const Json& report) {
   if (options_.json.empty()) return;
   const std::string text = report.dump(2) + "\n";
+  has_result_ = true;
   if (options_.json == "-") {
     std::fwrite(text.data(), 1, text.size(), stdout);
     return;
@@ -124,13 +137,16 @@ void Console::finish() {
               std::string("cannot write standard output: ") + std::strerror(errno ? errno : EIO));
 }
 
+void Console::log_line(const Json& fact) {
+  if (!log_) return;
+  const std::string line = fact.dump() + "\n";
+  std::fwrite(line.data(), 1, line.size(), log_);
+  std::fflush(log_);
+}
+
 void Console::on_fact(const Json& fact) {
   const std::lock_guard lock(mutex_);
-  if (log_) {
-    const std::string line = fact.dump() + "\n";
-    std::fwrite(line.data(), 1, line.size(), log_);
-    std::fflush(log_);
-  }
+  log_line(fact);
   const std::string kind = text_of(fact, "kind");
   if (kind == "warning") {
     const std::string where = text_of(fact, "where");

@@ -13,6 +13,7 @@
 #include <string>
 #include <string_view>
 
+#include "formats/base/error.h"
 #include "formats/base/journal.h"
 #include "formats/base/json.h"
 
@@ -46,7 +47,9 @@ class Console {
   /// A remark on standard error; not with --quiet.
   void note(std::string_view text);
   void warn(std::string_view text);
-  void error(std::string_view text, std::string_view hint);
+  /// The message on standard error, in the log and, when no result was written, as the result for --json:
+  /// {"error": {"code", "name", "message", "hint"}}.
+  void error(Code code, const std::string& text, const std::string& hint);
   /// The result for --json; nothing happens without it.
   void result(const Json& report);
   /// Ends the bar and flushes. Error when standard output did not take everything (a closed pipe is no error).
@@ -54,6 +57,7 @@ class Console {
 
  private:
   void on_fact(const Json&);
+  void log_line(const Json&);
   void on_progress(const Progress&);
   void draw(const Progress&, double seconds);
   void clear_bar();
@@ -64,6 +68,7 @@ class Console {
   std::stop_token stop_;
   bool terminal_, color_;
   std::FILE* log_ = nullptr;
+  bool has_result_ = false;
   Journal journal_;
   std::mutex mutex_;  // of everything below
   bool bar_shown_ = false;

@@ -70,6 +70,27 @@ Plan plan_of(const JobRequest& request) {
   return plan;
 }
 
+/// The first batches of a data set: enough to rank layers.
+class Head final : public Dataset {
+ public:
+  Head(std::unique_ptr<Dataset> all, std::int64_t most)
+      : all_(std::move(all)), batches_(std::min(most, all_->batches())) {}
+  std::int64_t batches() const override { return batches_; }
+  std::int64_t samples() const override {
+    return all_->samples() * batches_ / std::max<std::int64_t>(1, all_->batches());
+  }
+  Feeds feeds(std::int64_t i) const override { return all_->feeds(i); }
+  Tensor labels(std::int64_t i) const override { return all_->labels(i); }
+  const std::map<ValueId, ValueId>& state() const override { return all_->state(); }
+  bool restarts(std::int64_t i) const override { return all_->restarts(i); }
+  std::string digest() const override { return all_->digest(); }
+  bool synthetic() const override { return all_->synthetic(); }
+
+ private:
+  std::unique_ptr<Dataset> all_;
+  std::int64_t batches_;
+};
+
 void check_stop(const std::stop_token& stop) {
   if (stop.stop_requested()) throw Error(Code::interrupted, "interrupted; nothing was written");
 }
@@ -113,12 +134,27 @@ std::shared_ptr<const Dataset> open_if_named(const Graph& graph, const DataOptio
   return has_data(options) ? std::shared_ptr<const Dataset>(open_dataset(graph, options)) : nullptr;
 }
 
-Comparison compare_written(const Graph& original, const fs::path& file, const Dataset& data, Threads& threads,
-                           const JobRequest& request, Journal& journal) {
-  const Graph written = read_onnx(file);
-  return compare(original, written, Reading::reference, data, threads, true,
+/// The error of every layer: the two readings of the graph as the passes left it, where equal names mean equal things
+/// (in the written file a product's output may already have passed a folded normalization or Relu).
+std::vector<std::pair<std::string, double>> rank_layers(const Graph& graph, const DataOptions& options,
+                                                        Threads& threads, const std::stop_token& stop,
+                                                        Journal& journal) {
+  constexpr std::int64_t most_batches = 4;
+  const Head data(open_dataset(graph, options), most_batches);
+  return compare(graph, graph, Reading::quantized, data, threads, true,
                  [&](std::int64_t done, std::int64_t total) {
-                   check_stop(request.stop);
+                   check_stop(stop);
+                   journal.progress({"rank layers", done, total});
+                 })
+      .worst_layers;
+}
+
+Comparison compare_written(const Graph& original, const fs::path& file, const Dataset& data, Threads& threads,
+                           const std::stop_token& stop, Journal& journal) {
+  const Graph written = read_onnx(file);
+  return compare(original, written, Reading::reference, data, threads, false,
+                 [&](std::int64_t done, std::int64_t total) {
+                   check_stop(stop);
                    journal.progress({"compare", done, total});
                  });
 }
@@ -208,7 +244,8 @@ JobResult run_job(const JobRequest& request, Journal& journal) {
   result.input_bytes = model_bytes(request.model, original);
   result.output_bytes = staging.bytes();
   if (const Dataset* data = eval ? eval.get() : calib.get()) {
-    result.comparison = compare_written(original, staging.file(), *data, threads, request, journal);
+    result.comparison = compare_written(original, staging.file(), *data, threads, request.stop, journal);
+    result.comparison->worst_layers = rank_layers(graph, eval ? plan.eval : plan.calib, threads, request.stop, journal);
     result.compared_on_eval = eval != nullptr;
     check_sanity(*result.comparison);
   }

@@ -68,9 +68,9 @@ int run_program(const std::vector<std::string>& words) {
   keep_standard_streams();
   const Signals signals;
   std::optional<Console> console;
-  const auto report = [&](Code code, std::string_view text, std::string_view hint) {
+  const auto report = [&](Code code, const std::string& text, const std::string& hint) {
     if (!console) console.emplace(CommonOptions{}, signals.token());
-    console->error(text, hint);
+    console->error(code, text, hint);
     std::fflush(stdout);
     return static_cast<int>(code);
   };

@@ -124,8 +124,9 @@ std::string comparison_text(const Comparison& comparison) {
   return table.text();
 }
 
-std::string worst_layers_text(const Comparison& comparison, std::size_t most) {
-  Table table({"worst layers", "SQNR, dB"});
+std::string worst_layers_text(const Comparison& comparison, const std::string& title) {
+  constexpr std::size_t most = 5;
+  Table table({title, "SQNR, dB"});
   for (std::size_t i = 0; i < std::min(most, comparison.worst_layers.size()); ++i) {
     const auto& [name, db] = comparison.worst_layers[i];
     if (std::isfinite(db) || db < 0) table.row({name, sqnr_text(db)});
@@ -157,7 +158,7 @@ std::string job_text(const JobRequest& request, const JobResult& result, const s
     text += "\n" + comparison_text(*result.comparison);
     text += "measured on " + grouped(static_cast<std::uint64_t>(result.comparison->samples)) +
             (result.compared_on_eval ? " held-out samples" : " calibration samples") + ", against the input model\n";
-    const std::string layers = worst_layers_text(*result.comparison);
+    const std::string layers = worst_layers_text(*result.comparison, "worst layers");
     if (!layers.empty()) text += "\n" + layers;
   }
   const std::string decisions = decisions_text(facts);

@@ -17,8 +17,8 @@ Json job_report(const JobRequest&, const Recipe&, const JobResult&, const std::v
 
 /// Per output: SQNR, cosine, largest error, and for class scores agreement, KL and accuracy.
 std::string comparison_text(const Comparison&);
-/// The layers with the lowest SQNR; empty when none were compared or all are equal.
-std::string worst_layers_text(const Comparison&, std::size_t most = 5);
+/// The layers with the lowest SQNR, under `title`; empty when none were compared or all are equal.
+std::string worst_layers_text(const Comparison&, const std::string& title);
 /// What runs on which kernel, what stays float and why, each reason with its count. Facts as the journal has them.
 std::string decisions_text(const std::vector<Json>& facts);
 

@@ -19,10 +19,6 @@ using Declare = std::function<void(Options&)>;
 /// out of range, not one of the choices. `owner` names the thing in messages: `step "gptq"`. (Not called `bind`: with
 /// arguments from std, argument-dependent lookup would prefer std::bind, which does nothing.)
 void bind_knobs(const Settings&, const Declare&, std::string_view owner);
-template <class... More>
-void bind(const Settings&, More&&...) = delete;
-template <class... More>
-void bind(Settings&, More&&...) = delete;
 /// name, type, default, range or choices, help; for `passes`, docs and the schema.
 Json describe_knobs(const Declare&);
 /// "group=128 weights=int4 ...": current values in declaration order.

@@ -88,7 +88,7 @@ class Builder final : public YAML::EventHandler {
   void open(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor, decltype(Setting::value) value) {
     refuse_anchor(mark, anchor);
     refuse_tag(mark, tag);
-    if (wants_key()) fail_at(place(mark), "a key must be plain text, not a list or a map");
+    if (wants_key()) fail_at(place(mark), "a key must be plain text, not a list or a map (is a bracket left open?)");
     if (frames_.size() >= max_depth) {
       fail_at(place(mark), "nested deeper than " + std::to_string(max_depth) + " levels");
     }

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+// quantize end to end on the samples: what is written, what is reported, what is left alone on failure.
+#include "formats/base/json.h"
+#include "tests/cli/program.h"
+
+using namespace qtool;
+using namespace qtool::test;
+
+namespace {
+
+struct Job {
+  const char *model, *recipe, *calib, *eval;
+};
+
+std::vector<std::string> words_for(const Job& job, const std::string& output) {
+  return {"quantize", sample_model(job.model),
+          "--recipe", job.recipe,
+          "-o",       output,
+          "--calib",  sample_data(job.calib),
+          "--eval",   sample_data(job.eval),
+          "--set",    "data.samples=32",
+          "--set",    "eval.samples=64"};
+}
+
+std::vector<std::string> with(std::vector<std::string> words, std::initializer_list<std::string> more) {
+  words.insert(words.end(), more);
+  return words;
+}
+
+constexpr Job cnn_static{"digits_cnn", "int8_static", "digits_calib", "digits_eval"};
+constexpr Job lstm_weights{"tiny_lstm", "int8_weights", "arith_calib", "arith_eval"};
+
+}  // namespace
+
+TEST_CASE("every shipped recipe quantizes the samples that fit it") {
+  const ScratchFolder folder;
+  const Job jobs[] = {cnn_static,
+                      {"digits_transformer", "int8_static", "digits_calib", "digits_eval"},
+                      {"digits_transformer", "int8_dynamic", "digits_calib", "digits_eval"},
+                      {"digits_transformer", "int8_weights", "digits_calib", "digits_eval"},
+                      {"digits_transformer", "int4_weights", "digits_calib", "digits_eval"},
+                      {"tiny_lstm", "int8_dynamic", "arith_calib", "arith_eval"},
+                      lstm_weights};
+  for (const Job& job : jobs) {
+    CAPTURE(job.model);
+    CAPTURE(job.recipe);
+    const std::string output = (folder / (std::string(job.model) + job.recipe + ".onnx")).string();
+    const Outcome done = run_qtool(with(words_for(job, output), {"--json", "-"}));
+    CAPTURE(done.err);
+    REQUIRE(done.code == 0);
+    const Json report = Json::parse(done.out, "stdout");
+    CHECK(!report.find("emitted")->as_array().empty());
+    CHECK(*report.find("compared_on") == Json("eval"));
+    CHECK(report.find("output_bytes")->as_integer() == static_cast<std::int64_t>(std::filesystem::file_size(output)));
+    CHECK(report.find("output_bytes")->as_integer() < report.find("input_bytes")->as_integer());
+    const double sqnr = report.find("comparison")->find("outputs")->as_array()[0].find("sqnr_db")->as_number();
+    CHECK(sqnr > 10);
+  }
+  CHECK(listing(folder.path()).size() == std::size(jobs));
+}
+
+TEST_CASE("the written bytes do not depend on the number of threads") {
+  const ScratchFolder folder;
+  std::vector<std::string> outputs;
+  for (const char* threads : {"1", "3"}) {
+    const std::string output = (folder / threads).string();
+    REQUIRE(run_qtool(with(words_for(cnn_static, output), {"--quiet", "--threads", threads})).code == 0);
+    outputs.push_back(bytes_of(output));
+  }
+  CHECK(outputs[0] == outputs[1]);
+}
+
+TEST_CASE("the summary tells size, error, agreement, accuracy and what was quantized") {
+  const ScratchFolder folder;
+  const Outcome done = run_qtool(words_for(cnn_static, (folder / "q.onnx").string()));
+  CHECK(done.code == 0);
+  for (const char* part : {"times smaller", "SQNR, dB", "same top-1", "KL, nats", "accuracy", "worst layers",
+                           "64 held-out samples", "quantized:", "no gate"}) {
+    CHECK_MESSAGE(done.out.find(part) != std::string::npos, part);
+  }
+}
+
+TEST_CASE("without -o the file is named after model and recipe, in the current folder") {
+  const ScratchFolder folder;
+  Setup there;
+  there.folder = folder.path();
+  const Outcome done = run_qtool({"quantize", sample_model("tiny_lstm"), "--recipe", "int8_weights", "--quiet"}, there);
+  CHECK(done.code == 0);
+  CHECK(done.out.empty());
+  CHECK(listing(folder.path()) == std::vector<std::string>{"tiny_lstm.int8_weights.onnx"});
+}
+
+TEST_CASE("a gate that is met publishes, one that is missed exits with 3 and publishes nothing") {
+  const ScratchFolder folder;
+  const std::string output = (folder / "q.onnx").string(), report = (folder / "report.json").string();
+  const auto words = words_for(cnn_static, output);
+  CHECK(run_qtool(with(words, {"--set", "gate.sqnr_db=5", "--set", "gate.size_ratio=0.5"})).out.find("gate: met") !=
+        std::string::npos);
+  const std::string old = bytes_of(output);
+  const Outcome missed = run_qtool(with(words, {"--set", "gate.sqnr_db=90", "--json", report}));
+  CHECK(missed.code == 3);
+  CHECK(missed.err.find("--set gate.sqnr_db=90: the model missed the gate: sqnr_db of \"logits\" is ") !=
+        std::string::npos);
+  CHECK(missed.out.find("SQNR, dB") != std::string::npos);
+  CHECK(bytes_of(output) == old);
+  const Json gate = *Json::parse(bytes_of(report), report).find("gate");
+  CHECK(*gate.as_array()[0].find("met") == Json(false));
+  CHECK(run_qtool(with(words, {"--set", "gate.size_ratio=0.01"})).code == 3);
+  CHECK(listing(folder.path()).size() == 2);
+}
+
+TEST_CASE("a gate without evaluation data, and labels that are not there, are refused before any work") {
+  const ScratchFolder folder;
+  const std::string model = sample_model("digits_cnn"), output = (folder / "q.onnx").string();
+  check_fails({"quantize", model, "--recipe", "int8_weights", "-o", output, "--set", "gate.kl=1"}, 2,
+              {"--set gate.kl=1: the gate is measured on held-out data, and there are none"});
+  check_fails({"quantize", model, "--recipe", "int8_weights", "-o", output, "--set", "gate.top1_drop=1", "--eval",
+               sample_data("digits_calib")},
+              7, {"the gate's top1_drop needs labels"});
+  CHECK(listing(folder.path()).empty());
+}
+
+TEST_CASE("an existing output stays as it was on every failure, and with --no-clobber") {
+  const ScratchFolder folder;
+  const std::string output = (folder / "q.onnx").string();
+  write_bytes(output, "old");
+  const std::vector<std::string> words{"quantize", sample_model("tiny_lstm"), "--recipe", "int8_weights", "-o", output};
+  check_fails(with(words, {"--no-clobber"}), 2, {"exists"});
+  check_fails(with(words, {"--eval", sample_data("digits_eval")}), 7, {});
+  check_fails(with(words, {"--set", "round_nearest.clipp=x"}), 2, {"unknown key \"clipp\""});
+  CHECK(bytes_of(output) == "old");
+  CHECK(run_qtool(with(words, {"--quiet"})).code == 0);
+  CHECK(bytes_of(output) != "old");
+  CHECK(listing(folder.path()) == std::vector<std::string>{"q.onnx"});
+}
+
+TEST_CASE("outputs that cannot be written are refused with the path") {
+  const ScratchFolder folder;
+  const std::string model = sample_model("tiny_lstm");
+  const auto to = [&](const std::string& output) {
+    return std::vector<std::string>{"quantize", model, "--recipe", "int8_weights", "-o", output};
+  };
+  check_fails(to((folder / "none/q.onnx").string()), 2, {"none/q.onnx", "No such file or directory"});
+  check_fails(to(folder.path().string()), 2, {"it is a directory"});
+  check_fails(to("/dev/null"), 2, {"it is not a regular file"});
+  check_fails(to("/proc/q.onnx"), 2, {"cannot write /proc/q.onnx"});
+  check_fails({"quantize", model, "--recipe", "int8_weights", "-o", model}, 2, {"is the input file"});
+  const std::string link = (folder / "link.onnx").string();
+  std::filesystem::create_symlink(model, link);
+  check_fails(to(link), 2, {"is the input file"});
+  std::filesystem::remove(link);
+  Setup small;
+  small.largest_file = 4096;
+  check_fails(to((folder / "q.onnx").string()), 4, {"q.onnx", "File too large"}, small);
+  CHECK(listing(folder.path()).empty());
+}
+
+TEST_CASE("a full disk leaves the old file and says so") {
+  const ScratchFolder folder;
+  const std::string mount = "mount -t tmpfs -o size=96k none '" + folder.path().string() + "' 2>/dev/null";
+  if (std::system(mount.c_str()) != 0) return skip("full disk", "mounting a small tmpfs is not allowed here");
+  const std::string output = (folder / "q.onnx").string();
+  write_bytes(output, "old");
+  check_fails({"quantize", sample_model("digits_cnn"), "--recipe", "int8_weights", "-o", output}, 4,
+              {"q.onnx", "No space left on device"});
+  CHECK(bytes_of(output) == "old");
+  CHECK(listing(folder.path()) == std::vector<std::string>{"q.onnx"});
+  CHECK(std::system(("umount '" + folder.path().string() + "'").c_str()) == 0);
+}
+
+TEST_CASE("the log has one JSON object per fact") {
+  const ScratchFolder folder;
+  const std::string log = (folder / "log").string();
+  CHECK(run_qtool(with(words_for(lstm_weights, (folder / "q.onnx").string()), {"--log", log})).code == 0);
+  std::ifstream lines(log);
+  int steps = 0;
+  for (std::string line; std::getline(lines, line);) steps += *Json::parse(line, log).find("kind") == Json("step");
+  CHECK(steps == 4);
+}
