@@ -31,12 +31,18 @@ ExtrasPtr keep_message(std::string message) {
   return extras;
 }
 
+/// A node while it is read, with the places of what its bodies capture.
+struct Owner {
+  Node& node;
+  std::map<ValueId, std::uint32_t> places;
+};
+
 /// A graph while it is read, and the way out to the graphs around it.
 struct Scope {
   Graph& graph;
   std::unordered_map<std::string, ValueId> names;
   Scope* outer = nullptr;
-  Node* owner = nullptr;  // the node of `outer` that owns this body
+  Owner* owner = nullptr;  // the node of `outer` that owns this body
   int depth = 0;
 };
 
@@ -59,8 +65,8 @@ class Reader {
   void declare_outputs(const google::protobuf::RepeatedPtrField<onnx::NodeProto>& nodes, Scope& scope) const;
   void read_nodes(google::protobuf::RepeatedPtrField<onnx::NodeProto>& nodes, Scope& scope);
   Node read_node(onnx::NodeProto& proto, Scope& scope);
-  Attr read_attr(AttributeProto& proto, Scope* scope, Node* owner, const std::string& where);
-  std::shared_ptr<const Graph> read_body(onnx::GraphProto& proto, Scope& outer, Node& owner, const std::string& where);
+  Attr read_attr(AttributeProto& proto, Scope* scope, Owner* owner, const std::string& where);
+  std::shared_ptr<const Graph> read_body(onnx::GraphProto& proto, Scope& outer, Owner& owner, const std::string& where);
   ValueId declare(Scope& scope, const std::string& name, const std::string& what) const;
   std::optional<ValueId> resolve(Scope& scope, const std::string& name) const;
   ValueExtras& extras_of(const Graph& graph, ValueId v);
@@ -112,14 +118,14 @@ std::optional<ValueId> Reader::resolve(Scope& scope, const std::string& name) co
   if (scope.outer == nullptr) return std::nullopt;
   const auto outer = resolve(*scope.outer, name);
   if (!outer) return std::nullopt;
-  auto& captured = scope.owner->captured;
-  auto at = std::find_if(captured.begin(), captured.end(), [&](const Use& use) { return use.value == *outer; });
-  if (at == captured.end()) at = captured.insert(at, Use{*outer, nullptr});
+  auto& captured = scope.owner->node.captured;
+  const auto [place, fresh] = scope.owner->places.emplace(*outer, static_cast<std::uint32_t>(captured.size()));
+  if (fresh) captured.push_back({*outer, nullptr});
   Value value;
   value.name = name;
   value.type = scope.outer->graph[*outer].type;
   const ValueId inner = scope.graph.add_value(std::move(value));
-  scope.graph.captures.push_back({inner, static_cast<std::uint32_t>(at - captured.begin())});
+  scope.graph.captures.push_back({inner, place->second});
   scope.names.emplace(name, inner);
   return inner;
 }
@@ -258,9 +264,10 @@ Node Reader::read_node(onnx::NodeProto& proto, Scope& scope) {
     node.outputs.push_back(name.empty() ? ValueId::none : scope.names.at(name));
   }
   std::set<std::string> names;
+  Owner owner{node, {}};
   for (auto& attr : *proto.mutable_attribute()) {
     if (!names.insert(attr.name()).second) refuse(where + " has the attribute \"" + attr.name() + "\" twice");
-    node.attrs.all.push_back(read_attr(attr, &scope, &node, where));
+    node.attrs.all.push_back(read_attr(attr, &scope, &owner, where));
   }
   proto.clear_input();
   proto.clear_output();
@@ -290,7 +297,7 @@ AttributeProto::AttributeType guessed_type(const AttributeProto& p) {
   return AttributeProto::UNDEFINED;
 }
 
-Attr Reader::read_attr(AttributeProto& p, Scope* scope, Node* owner, const std::string& where) {
+Attr Reader::read_attr(AttributeProto& p, Scope* scope, Owner* owner, const std::string& where) {
   Attr attr;
   attr.name = p.name();
   const std::string here = where + ": attribute \"" + attr.name + "\"";
@@ -388,7 +395,7 @@ Attr Reader::read_attr(AttributeProto& p, Scope* scope, Node* owner, const std::
   return attr;
 }
 
-std::shared_ptr<const Graph> Reader::read_body(onnx::GraphProto& proto, Scope& outer, Node& owner,
+std::shared_ptr<const Graph> Reader::read_body(onnx::GraphProto& proto, Scope& outer, Owner& owner,
                                                const std::string& where) {
   if (outer.depth + 1 > max_body_depth)
     refuse(where + " nests more than " + std::to_string(max_body_depth) + " bodies");

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <map>
+#include <string_view>
 #include <tuple>
 
 #include "formats/base/error.h"
@@ -17,7 +18,10 @@ std::size_t index(ValueId v) { return static_cast<std::size_t>(v); }
 /// Hashes graphs that may share tensors and bodies: each is hashed once.
 class Merkle {
  public:
-  Merkle(const ModelInfo* model, bool quantized) : model_(model), quantized_(quantized) {}
+  Merkle(const ModelInfo* model, bool quantized) : quantized_(quantized) {
+    if (model == nullptr) return;
+    for (const Function& f : model->functions) callees_[{f.domain, f.name, f.overload}] = &f;
+  }
 
   /// `body`: inputs are told apart by place instead of name.
   std::vector<Digest> values(const Graph& graph, bool body);
@@ -33,8 +37,8 @@ class Merkle {
   void attr(Hasher& h, const Attr& a);
   void use(Hasher& h, const Use& u, const std::vector<Digest>& of);
 
-  const ModelInfo* model_;
   bool quantized_;
+  std::map<std::tuple<std::string_view, std::string_view, std::string_view>, const Function*> callees_;
   std::map<std::pair<const std::byte*, std::size_t>, Digest> bytes_;
   std::map<const Graph*, Digest> bodies_;
   std::map<const Function*, Digest> functions_;
@@ -143,11 +147,8 @@ void Merkle::use(Hasher& h, const Use& u, const std::vector<Digest>& of) {
 Digest Merkle::node(const Graph& graph, const Node& n, const std::vector<Digest>& of) {
   Hasher h;
   h.text("node").text(n.op).text(n.domain).text(n.overload).number(graph.opset(n.domain));
-  if (model_ != nullptr) {
-    for (const Function& f : model_->functions) {
-      if (f.name == n.op && f.domain == n.domain && f.overload == n.overload) h.digest(function(f));
-    }
-  }
+  const auto callee = callees_.find({n.domain, n.op, n.overload});
+  if (callee != callees_.end()) h.digest(function(*callee->second));
   std::vector<const Attr*> attrs;  // their order in the file means nothing
   for (const Attr& a : n.attrs.all) attrs.push_back(&a);
   std::sort(attrs.begin(), attrs.end(), [](const Attr* a, const Attr* b) { return a->name < b->name; });

@@ -23,25 +23,36 @@ bool all_known(const Shape& shape) {
 
 class Verifier {
  public:
-  /// `captured`: how many outer values the node that owns this graph captures; -1: the graph has no owner.
-  void check(const Graph& graph, std::int64_t captured);
+  /// `captured`: names of the outer values that the node which owns this graph captures; null: it has no owner.
+  void check(const Graph& graph, const std::vector<std::string>* captured);
 
  private:
-  void check_names(const Graph& graph);
+  void check_names(const Graph& graph, const std::vector<std::string>* captured);
   void check_provided(const Graph& graph);
   void check_constants(const Graph& graph);
   void check_quant(const Graph& graph, const Use& use, const std::string& where);
 };
 
-void Verifier::check_names(const Graph& graph) {
+void Verifier::check_names(const Graph& graph, const std::vector<std::string>* captured) {
   std::set<ValueId> inner;
-  for (const Capture& c : graph.captures) inner.insert(c.inner);
+  std::set<std::string> outer;
+  for (const Capture& c : graph.captures) {
+    if (captured == nullptr || c.outer >= captured->size()) {
+      refuse("graph \"" + graph.name + "\" captures a value that its node lacks");
+    }
+    inner.insert(c.inner);
+    outer.insert((*captured)[c.outer]);
+  }
   std::set<std::string> names;
   for (const ValueId v : graph.values()) {
     if (inner.contains(v)) continue;
     if (graph[v].name.empty()) refuse("a value of graph \"" + graph.name + "\" has no name");
     if (!names.insert(graph[v].name).second) {
       refuse("two values of graph \"" + graph.name + "\" have the name \"" + graph[v].name + "\"");
+    }
+    if (outer.contains(graph[v].name)) {
+      refuse("value \"" + graph[v].name + "\" of graph \"" + graph.name +
+             "\" hides the outer value that the graph captures");
     }
   }
 }
@@ -144,18 +155,18 @@ void Verifier::check_quant(const Graph& graph, const Use& use, const std::string
   }
 }
 
-void Verifier::check(const Graph& graph, std::int64_t captured) {
-  check_names(graph);
-  for (const Capture& c : graph.captures) {
-    if (captured < 0 || c.outer >= captured)
-      refuse("graph \"" + graph.name + "\" captures a value that its node lacks");
-  }
+void Verifier::check(const Graph& graph, const std::vector<std::string>* captured) {
+  check_names(graph, captured);
   check_provided(graph);
   check_constants(graph);
   (void)graph.order();
+  std::vector<std::string> names(graph.value_slots());
+  for (const ValueId v : graph.values()) names[static_cast<std::size_t>(v)] = graph[v].name;
+  for (const Capture& c : graph.captures) names[static_cast<std::size_t>(c.inner)] = (*captured)[c.outer];
   for (const NodeId n : graph.nodes()) {
-    const auto outer = static_cast<std::int64_t>(graph[n].captured.size());
-    for_each_body(graph[n], [&](const Graph& body) { check(body, outer); });
+    std::vector<std::string> outer;
+    for (const Use& use : graph[n].captured) outer.push_back(names[static_cast<std::size_t>(use.value)]);
+    for_each_body(graph[n], [&](const Graph& body) { check(body, &outer); });
   }
 }
 
@@ -202,11 +213,11 @@ void check_calls(const std::vector<Function>& functions) {
 }  // namespace
 
 void verify(const Graph& graph) {
-  Verifier().check(graph, -1);
+  Verifier().check(graph, nullptr);
   if (graph.model == nullptr) return;
   check_calls(graph.model->functions);
   for (const Function& function : graph.model->functions) {
-    if (function.body) Verifier().check(*function.body, -1);
+    if (function.body) Verifier().check(*function.body, nullptr);
   }
 }
 

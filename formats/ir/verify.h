@@ -6,10 +6,11 @@
 
 namespace qtool {
 
-/// Throws Error(Code::input) with one sentence naming the node or value: value names unique across the graph and
-/// its bodies, node outputs produced once, no constant produced by a node, no use of a value that nothing
-/// provides, acyclic, constants' types and shapes agree with their declared types, captures match bodies,
-/// quant specs well-formed (format present, scale shapes match, scales finite and positive).
+/// Throws Error(Code::input) with one sentence naming the node or value: value names unique within a graph and none
+/// hiding a captured one (sibling bodies may repeat names, as exporters do), node outputs produced once, no constant
+/// produced by a node, no use of a value that nothing provides, acyclic, constants' types and shapes agree with their
+/// declared types, captures match bodies, local functions unique and not recursive, quant specs well-formed (format
+/// present, scale shapes match, scales finite and positive).
 void verify(const Graph&);
 
 }  // namespace qtool
