@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+// Operators large enough to be cut into many pieces give the same bytes on one thread and on several, and agree with
+// the definition where that is short to write down.
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "calib/executor.h"
+#include "formats/base/rng.h"
+
+namespace qtool {
+namespace {
+
+Tensor random_tensor(Shape shape, const char* name) {
+  Tensor t(DType::f32, std::move(shape));
+  const Rng rng(3, "kernel_threads_test", name);
+  const auto values = t.write<float>();
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(rng.normal(i)) * 0.25F;
+  return t;
+}
+
+/// Outputs of one node whose inputs are constants.
+std::vector<Tensor> run_node(const std::string& op, const std::vector<Tensor>& inputs, Attrs attrs, std::size_t outputs,
+                             int thread_count) {
+  auto info = std::make_shared<ModelInfo>();
+  info->opsets[""] = 19;
+  Graph g;
+  g.model = info;
+  Node node;
+  node.op = op;
+  node.name = op;
+  node.attrs = std::move(attrs);
+  for (const Tensor& x : inputs) {
+    Value v;
+    v.name = "input" + std::to_string(node.inputs.size());
+    v.data = x;
+    v.type.dtype = x.dtype();
+    v.type.known_dtype = v.type.known_rank = true;
+    v.type.shape = x.shape();
+    node.inputs.push_back({g.add_value(std::move(v)), nullptr});
+  }
+  for (std::size_t i = 0; i < outputs; ++i) {
+    Value v;
+    v.name = "output" + std::to_string(i);
+    node.outputs.push_back(g.add_value(std::move(v)));
+    g.outputs.push_back({node.outputs.back(), nullptr});
+  }
+  g.add_node(std::move(node));
+  Threads threads(thread_count);
+  const Executor executor(g, Reading::reference, threads);
+  return executor.run({});
+}
+
+Tensor same_on_any_threads(const std::string& op, const std::vector<Tensor>& inputs, const Attrs& attrs,
+                           std::size_t outputs = 1) {
+  const std::vector<Tensor> one = run_node(op, inputs, attrs, outputs, 1);
+  for (const int count : {2, 3}) {
+    const std::vector<Tensor> many = run_node(op, inputs, attrs, outputs, count);
+    for (std::size_t i = 0; i < outputs; ++i) {
+      CAPTURE(op);
+      CAPTURE(count);
+      CHECK(many[i].same_bytes(one[i]));
+    }
+  }
+  return one[0];
+}
+
+using Ints = std::vector<std::int64_t>;
+
+double convolution_at(const Tensor& x, const Tensor& w, std::int64_t m, std::int64_t oy, std::int64_t ox,
+                      std::int64_t stride, std::int64_t pad, std::int64_t group_inputs, std::int64_t first_input) {
+  const Shape &xs = x.shape(), &ws = w.shape();
+  double sum = 0;
+  for (std::int64_t c = 0; c < group_inputs; ++c) {
+    for (std::int64_t ky = 0; ky < ws[2]; ++ky) {
+      for (std::int64_t kx = 0; kx < ws[3]; ++kx) {
+        const std::int64_t iy = oy * stride + ky - pad, ix = ox * stride + kx - pad;
+        if (iy < 0 || iy >= xs[2] || ix < 0 || ix >= xs[3]) continue;
+        sum +=
+            static_cast<double>(
+                x.read<float>()[static_cast<std::size_t>(((first_input + c) * xs[2] + iy) * xs[3] + ix)]) *
+            static_cast<double>(w.read<float>()[static_cast<std::size_t>(((m * ws[1] + c) * ws[2] + ky) * ws[3] + kx)]);
+      }
+    }
+  }
+  return sum;
+}
+
+}  // namespace
+
+TEST_CASE("convolutions: same bytes on any number of threads, and right where they are cut") {
+  struct Case {
+    std::int64_t inputs, outputs, size, kernel, stride, pad, groups;
+  };
+  for (const Case& k : {Case{16, 48, 40, 3, 1, 1, 1}, Case{64, 128, 7, 3, 1, 1, 1}, Case{32, 32, 33, 3, 2, 1, 32},
+                        Case{48, 96, 20, 1, 1, 0, 1}, Case{24, 36, 21, 5, 2, 2, 3}}) {
+    const Tensor x = random_tensor({1, k.inputs, k.size, k.size}, "x");
+    const Tensor w = random_tensor({k.outputs, k.inputs / k.groups, k.kernel, k.kernel}, "w");
+    Attrs attrs;
+    attrs.set("group", k.groups);
+    attrs.set("strides", Ints{k.stride, k.stride});
+    attrs.set("pads", Ints{k.pad, k.pad, k.pad, k.pad});
+    const Tensor y = same_on_any_threads("Conv", {x, w}, attrs);
+    const std::int64_t rows = y.shape()[2], columns = y.shape()[3], each = k.inputs / k.groups;
+    double worst = 0;
+    for (std::int64_t i = 0; i < y.count(); i += 37) {
+      const std::int64_t m = i / (rows * columns), first = m / (k.outputs / k.groups) * each;
+      const double expected = convolution_at(x, w, m, i / columns % rows, i % columns, k.stride, k.pad, each, first);
+      worst = std::max(worst, std::abs(expected - static_cast<double>(y.read<float>()[static_cast<std::size_t>(i)])));
+    }
+    CHECK(worst < 2e-6 * std::sqrt(static_cast<double>(each * k.kernel * k.kernel)) + 1e-6);
+  }
+}
+
+TEST_CASE("products, transposed convolutions and recurrences: same bytes on any number of threads") {
+  same_on_any_threads("MatMul", {random_tensor({6, 70, 90}, "a"), random_tensor({6, 90, 80}, "b")}, {});
+  same_on_any_threads("MatMul", {random_tensor({2, 300, 200}, "a"), random_tensor({200, 700}, "b")}, {});
+  Attrs stride;
+  stride.set("strides", Ints{2, 2});
+  same_on_any_threads("ConvTranspose", {random_tensor({1, 24, 20, 20}, "x"), random_tensor({24, 16, 3, 3}, "w")},
+                      stride);
+  for (const char* direction : {"forward", "bidirectional"}) {
+    const std::int64_t d = direction == std::string("forward") ? 1 : 2;
+    Attrs attrs;
+    attrs.set("hidden_size", std::int64_t{96});
+    attrs.set("direction", std::string(direction));
+    const Tensor x = random_tensor({9, 20, 40}, "x");
+    same_on_any_threads("LSTM", {x, random_tensor({d, 384, 40}, "w"), random_tensor({d, 384, 96}, "r")}, attrs, 3);
+    same_on_any_threads("GRU", {x, random_tensor({d, 288, 40}, "w"), random_tensor({d, 288, 96}, "r")}, attrs, 2);
+  }
+}
+
+TEST_CASE("pools and resizes: same bytes on any number of threads") {
+  const Tensor x = random_tensor({2, 24, 40, 40}, "x");
+  Attrs pool;
+  pool.set("kernel_shape", Ints{3, 3});
+  pool.set("strides", Ints{2, 2});
+  for (const char* op : {"MaxPool", "AveragePool"}) same_on_any_threads(op, {x}, pool);
+  Attrs resize;
+  resize.set("mode", std::string("linear"));
+  same_on_any_threads("Resize", {x, Tensor(DType::f32, {0}), Tensor::of<float>({4}, {1, 1, 2, 1.7F})}, resize);
+}
+
+}  // namespace qtool
