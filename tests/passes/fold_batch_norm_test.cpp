@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The pipeline runs every case here with and without the fold and compares the outputs; the numbers below are worked
 // by hand.
-#include "bench.h"
+#include "tests/passes/bench.h"
 
 using namespace qtool;
 using namespace qtool::test;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "bench.h"
+#include "tests/passes/bench.h"
 
 using namespace qtool;
 using namespace qtool::test;

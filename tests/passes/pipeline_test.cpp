@@ -5,8 +5,8 @@
 #include <functional>
 #include <limits>
 
-#include "bench.h"
 #include "formats/ir/quant.h"
+#include "tests/passes/bench.h"
 
 using namespace qtool;
 using namespace qtool::test;

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <limits>
 
-#include "bench.h"
+#include "tests/passes/bench.h"
 
 using namespace qtool;
 using namespace qtool::test;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "passes/rewrite.h"
 
-#include "bench.h"
 #include "formats/ir/quant.h"
 #include "formats/ir/verify.h"
 #include "passes/changes.h"
 #include "passes/product.h"
+#include "tests/passes/bench.h"
 
 using namespace qtool;
 using namespace qtool::test;

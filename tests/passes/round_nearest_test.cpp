@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cmath>
 
-#include "bench.h"
 #include "formats/ir/quant.h"
+#include "tests/passes/bench.h"
 
 using namespace qtool;
 using namespace qtool::test;

@@ -8,13 +8,13 @@
 #include <filesystem>
 #include <string>
 
-#include "../support.h"
 #include "calib/executor.h"
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "formats/file/reader.h"
 #include "passes/pipeline.h"
 #include "passes/probe.h"
+#include "tests/support.h"
 
 using namespace qtool;
 namespace fs = std::filesystem;
