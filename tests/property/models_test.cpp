@@ -94,6 +94,18 @@ void fold(Graph& graph, Journal& journal, Threads& threads) {
   run_steps(graph, steps, recipe, target, calibration, journal, threads, {});
 }
 
+/// Why the model does not run as it is; empty when it does.
+std::string objection(const fs::path& model) {
+  try {
+    Threads threads(1);
+    const Graph graph = read_model(model);
+    const Executor executor(graph, Reading::reference, threads);
+    return {};
+  } catch (const Error& e) {
+    return e.what();
+  }
+}
+
 /// The worst distance of an output from the reference, before (of the file as it is) and after folding.
 std::pair<double, double> distances(const fs::path& model, const fs::path& json, std::string& counts) {
   Threads threads;
@@ -138,6 +150,10 @@ TEST_CASE("models: folded real models still give the reference outputs") {
     const char* only = std::getenv("QTOOL_MODEL");
     if (only ? model.string().find(only) == std::string::npos : is_slow(model)) continue;
     INFO(model.filename().string());
+    if (const std::string why = objection(model); !why.empty()) {
+      test::skip(model.filename().string(), why);
+      continue;
+    }
     std::string counts;
     try {
       const auto [before, after] = distances(model, json, counts);
@@ -145,9 +161,7 @@ TEST_CASE("models: folded real models still give the reference outputs") {
       // Half precision models are as far from the reference as their format makes them, folded or not.
       CHECK(after < std::max(1e-4, 2 * before));
     } catch (const Error& e) {
-      const std::string why = e.what();
-      if (why.find("an operator that qtool cannot run") == std::string::npos) FAIL_CHECK(why);
-      test::skip(model.filename().string(), why);
+      FAIL_CHECK(std::string(e.what()));
     }
   }
 }
