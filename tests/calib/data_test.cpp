@@ -3,6 +3,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <fstream>
 #include <string>
 
@@ -10,6 +11,7 @@
 #include "calib/data/npz.h"
 #include "formats/base/error.h"
 #include "formats/base/file.h"
+#include "formats/file/reader.h"
 #include "tests/support.h"
 
 using namespace qtool;
@@ -314,4 +316,75 @@ TEST_CASE("state starts from zeros or from an array, and again with each sequenc
   CHECK(open_dataset(g, o)->feeds(3).at(g.inputs[1]).same_bytes(h));
   o.state = {{"nothing", "h"}};
   CHECK(contains(refusal(g, o), "the output \"nothing\""));
+}
+
+TEST_CASE("ONNX test data feed the inputs in order") {
+  const std::filesystem::path folder = "/usr/share/libonnx-testdata/data/node/test_clip";
+  if (!std::filesystem::exists(folder)) return test::skip("ONNX test data", "libonnx-testdata is not installed");
+  const Graph g = read_onnx(folder / "model.onnx");
+  const auto d = open_dataset(g, from(folder));
+  REQUIRE(g.inputs.size() == 3);
+  CHECK(d->batches() == 1);
+  const Feeds feeds = d->feeds(0);
+  CHECK(feeds.at(g.inputs[0]).shape() == Shape{3, 4, 5});
+  CHECK(list<float>(feeds.at(g.inputs[1])) == std::vector<float>{-1});
+  CHECK(list<float>(feeds.at(g.inputs[2])) == std::vector<float>{1});
+  CHECK(open_dataset(g, from(folder / "test_data_set_0"))->digest() == d->digest());
+  CHECK(contains(refusal(model({{"x", DType::f32, {3, 4, 6}, {}}}), from(folder)), "has the shape [3, 4, 5]"));
+}
+
+TEST_CASE("broken tensors are refused") {
+  const auto parse = [](const std::string& bytes) {
+    return read_tensor_proto(std::as_bytes(std::span(bytes.data(), bytes.size())), "t.pb");
+  };
+  CHECK_THROWS_AS(parse("not protobuf"), Error);
+  CHECK_THROWS_AS(parse(""), Error);
+  CHECK_THROWS_AS(parse("\x08\x02\x10\x01"), Error);  // [2] of f32 without elements
+  CHECK(parse(std::string("\x08\x01\x10\x01\x4a\x04\x00\x00\x80\x3f", 10)).read<float>()[0] == 1);
+}
+
+TEST_CASE("a sample model reaches its accuracy on its labels") {
+  const Graph g = read_onnx(test::source_dir() / "samples/models/digits_cnn.onnx");
+  DataOptions o = from(test::source_dir() / "samples/data/digits_eval.npz");
+  o.samples = 48;
+  const auto d = open_dataset(g, o);
+  Threads threads;
+  const Executor executor(g, Reading::reference, threads);
+  std::int64_t right = 0;
+  run_dataset(g, executor, *d, {&g.outputs[0].value, 1}, [&](std::int64_t batch, ValueId, const Tensor& scores) {
+    const std::vector<std::int64_t> labels = list<std::int64_t>(d->labels(batch));
+    const auto s = scores.read<float>();
+    for (std::size_t i = 0; i < labels.size(); ++i) {
+      const auto row = s.subspan(i * 10, 10);
+      right += std::max_element(row.begin(), row.end()) - row.begin() == labels[i] ? 1 : 0;
+    }
+  });
+  CHECK(right >= 47);
+}
+
+TEST_CASE("state is carried from run to run and starts again with a sequence") {
+  const test::ScratchFolder folder;
+  Graph g = model({{"x", DType::f32, {-1, 1}, {"n"}}, {"sum", DType::f32, {-1, 1}, {"n"}}});
+  auto info = std::make_shared<ModelInfo>();
+  info->opsets[""] = 17;
+  g.model = info;
+  Value next;
+  next.name = "next";
+  const ValueId out = g.add_value(next);
+  Node add;
+  add.op = add.name = "Add";
+  add.inputs = {{g.inputs[0], nullptr}, {g.inputs[1], nullptr}};
+  add.outputs = {out};
+  g.add_node(add);
+  g.outputs = {{out, nullptr}};
+  write_npz(folder / "a.npz", {{"x", Tensor::of<float>({2, 3, 1}, {1, 2, 3, 10, 20, 30})}});
+  DataOptions o = from(folder / "a.npz");
+  o.state = {{"next", "sum"}};
+  const auto d = open_dataset(g, o);
+  Threads threads(1);
+  const Executor executor(g, Reading::reference, threads);
+  std::vector<float> sums;
+  run_dataset(g, executor, *d, {&out, 1},
+              [&](std::int64_t, ValueId, const Tensor& t) { sums.push_back(t.read<float>()[0]); });
+  CHECK(sums == std::vector<float>{1, 3, 6, 10, 30, 60});
 }
