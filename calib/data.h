@@ -15,6 +15,7 @@
 // Types must match, except where nothing is lost: see as_input() in data/samples.h.
 // JSONL: {"<input>": [...]} per line, or a bare list for the only input or input_ids. attention_mask, position_ids and
 // token_type_ids that a line leaves out follow from input_ids: ones, 0 1 2 ..., zeros.
+// Random: normal numbers, integers 0 and 1; free extents become 1 (batch), 64 (sides of pictures) or 8.
 #pragma once
 
 #include <cstdint>

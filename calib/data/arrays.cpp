@@ -2,6 +2,7 @@
 // npz, npy and safetensors files, and random numbers: arrays whose first axis counts samples.
 #include <algorithm>
 #include <functional>
+#include <set>
 
 #include "calib/data/npz.h"
 #include "calib/data/samples.h"
@@ -139,18 +140,26 @@ std::unique_ptr<Samples> open_arrays(const std::filesystem::path& path, const st
 
 namespace {
 
+/// Each sample is one whole input of every kind. A free extent that is somebody's first axis is taken for the batch: 1.
 class RandomSamples final : public Samples {
  public:
   RandomSamples(const std::vector<Wanted>& wanted, const DataOptions& options)
       : count_(options.skip + (options.samples > 0 ? options.samples : 16)), seed_(options.seed) {
+    std::set<std::string> batch_symbols;
+    for (const Wanted& w : wanted) {
+      if (!w.type.known_rank || !w.type.known_dtype) {
+        throw Error(Code::calibration, "the type of input \"" + w.name + "\" is unknown; random data cannot be made");
+      }
+      if (!w.type.symbols.empty() && !w.type.symbols.front().empty()) batch_symbols.insert(w.type.symbols.front());
+    }
     for (const Wanted& w : wanted) {
       if (is_state(options, w.name)) continue;
       Type t = w.type;
-      if (!t.known_rank || !t.known_dtype) {
-        throw Error(Code::calibration, "the type of input \"" + w.name + "\" is unknown; random data cannot be made");
+      for (std::size_t a = 0; a < t.shape.size(); ++a) {
+        if (t.shape[a] > 0) continue;
+        const bool batch = a == 0 || (a < t.symbols.size() && batch_symbols.count(t.symbols[a]) != 0);
+        t.shape[a] = batch ? 1 : t.shape.size() == 4 ? free_side : free_length;
       }
-      if (!t.shape.empty()) t.shape.erase(t.shape.begin());
-      for (std::int64_t& d : t.shape) d = d > 0 ? d : free_extent;
       types_.emplace_back(w.name, std::move(t));
     }
   }
@@ -175,10 +184,11 @@ class RandomSamples final : public Samples {
     }
     return from_f32(x, t.dtype);
   }
+  bool whole() const override { return true; }
   bool synthetic() const override { return true; }
 
  private:
-  static constexpr std::int64_t free_extent = 8;  // of symbolic axes other than the batch
+  static constexpr std::int64_t free_side = 64, free_length = 8;  // of pictures; of anything else
   std::int64_t count_;
   std::uint64_t seed_;
   std::vector<std::pair<std::string, Type>> types_;

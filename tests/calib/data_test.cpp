@@ -285,7 +285,8 @@ TEST_CASE("random data are made only by name, and say so") {
   const auto d = open_dataset(g, from("random"));
   CHECK(d->synthetic());
   CHECK(d->samples() == 16);
-  CHECK(d->feeds(0).at(g.inputs[1]).shape() == Shape{16, 8});
+  CHECK(d->feeds(0).at(g.inputs[0]).shape() == Shape{1, 3});
+  CHECK(d->feeds(0).at(g.inputs[1]).shape() == Shape{1, 8});
   DataOptions o = from("random");
   o.seed = 1;
   CHECK(open_dataset(g, o)->digest() != d->digest());
