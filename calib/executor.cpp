@@ -146,7 +146,7 @@ Operand Executor::Plan::operand(const Use& use, const Node* consumer, Building& 
 
 void Executor::Plan::add_step(NodeId id, const OpDef& def, std::int64_t opset, Building& building) {
   const Node& node = graph[id];
-  Step step;
+  PlanStep step;
   step.id = id;
   step.node = &node;
   step.def = &def;
@@ -227,7 +227,7 @@ Schedule Executor::Plan::schedule(const std::vector<std::uint8_t>& given, std::s
   }
   std::vector<std::uint32_t> last(slot_count, no_step);  // position of the last step that touches a slot
   for (std::uint32_t at = 0; at < result.steps.size(); ++at) {
-    const Step& step = steps[result.steps[at]];
+    const PlanStep& step = steps[result.steps[at]];
     const auto touch = [&](const Operand& o) {
       if (o.value == ValueId::none) return;
       if (last[o.slot] == no_step || keep == Keep::raw)
@@ -274,8 +274,8 @@ Tensor Executor::Plan::fetch(const Operand& o, Slots& slots) const {
   return o.fixed;
 }
 
-void Executor::Plan::run_step(const Step& step, Slots& slots, std::span<const Slot> dying, std::vector<Tensor>& inputs,
-                              std::vector<Tensor>& results, Record* record) const {
+void Executor::Plan::run_step(const PlanStep& step, Slots& slots, std::span<const Slot> dying,
+                              std::vector<Tensor>& inputs, std::vector<Tensor>& results, Record* record) const {
   inputs.clear();
   for (const Operand& o : step.inputs) inputs.push_back(fetch(o, slots));
   std::function<std::vector<Tensor>(const Graph&, std::vector<Tensor>)> run_body;
@@ -318,7 +318,7 @@ void Executor::Plan::execute(const Schedule& s, Slots& slots, const Visit& made,
   std::vector<Tensor> inputs, results;
   std::uint32_t begin = 0;
   for (std::size_t at = 0; at < s.steps.size(); ++at) {
-    const Step& step = steps[s.steps[at]];
+    const PlanStep& step = steps[s.steps[at]];
     const std::span<const Slot> dying(s.frees.data() + begin, s.frees_ends[at] - begin);
     begin = s.frees_ends[at];
     try {

@@ -68,7 +68,7 @@ std::vector<Tensor> Executor::gradients(const Feeds& feeds, const Feeds& seeds, 
   for (const auto& [v, seed] : seeds) marked[index(v)] = 1;
   std::vector<std::unique_ptr<Record>> records(schedule.steps.size());
   for (std::size_t at = 0; at < schedule.steps.size(); ++at) {
-    const Step& step = plan.steps[schedule.steps[at]];
+    const PlanStep& step = plan.steps[schedule.steps[at]];
     if (step.def->backward == nullptr) continue;
     const bool on_path = std::any_of(step.inputs.begin(), step.inputs.end(), [&](const Operand& o) {
       return o.value != ValueId::none && needs[index(o.value)] != 0;
@@ -102,7 +102,7 @@ std::vector<Tensor> Executor::gradients(const Feeds& feeds, const Feeds& seeds, 
     sums[index(v)] = seed;
   }
   for (std::size_t at = schedule.steps.size(); at-- > 0;) {
-    const Step& step = plan.steps[schedule.steps[at]];
+    const PlanStep& step = plan.steps[schedule.steps[at]];
     const std::unique_ptr<Record> record = std::move(records[at]);
     std::vector<Tensor> output_gradients;
     bool any = false;

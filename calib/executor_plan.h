@@ -31,7 +31,7 @@ struct Operand {
   Tensor fixed;                     // a constant as the operator sees it; a feed for the value overrides it
 };
 
-struct Step {
+struct PlanStep {
   NodeId id = NodeId::none;
   const Node* node = nullptr;
   const OpDef* def = nullptr;
@@ -77,7 +77,7 @@ struct Executor::Plan {
   const Graph& graph;
   Reading reading;
   Threads& threads;
-  std::vector<Step> steps;
+  std::vector<PlanStep> steps;
   std::vector<std::uint32_t> producer;  // by value: index of its step, or no_step
   std::vector<Tensor> constants;        // by value: initializers and outputs of Constant nodes
   std::vector<Operand> outputs;
@@ -92,7 +92,7 @@ struct Executor::Plan {
   Operand operand(const Use&, const Node* consumer, Building&);
   void add_step(NodeId, const OpDef&, std::int64_t opset, Building&);
   Tensor fetch(const Operand&, Slots&) const;
-  void run_step(const Step&, Slots&, std::span<const Slot> dying, std::vector<Tensor>& inputs,
+  void run_step(const PlanStep&, Slots&, std::span<const Slot> dying, std::vector<Tensor>& inputs,
                 std::vector<Tensor>& results, Record*) const;
 };
 

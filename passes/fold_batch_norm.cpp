@@ -32,7 +32,7 @@ struct Finding {
 Finding refuse(std::string why) { return {std::nullopt, std::move(why)}; }
 
 bool is_inference(const Graph& graph, const Links& links, const Node& node) {
-  if (node.outputs.empty() || node.outputs[0] == ValueId::none) return false;
+  if (input_of(node, 0) == ValueId::none || node.outputs.empty() || node.outputs[0] == ValueId::none) return false;
   const std::int64_t opset = graph.opset();
   if (opset >= 14 && node.attrs.get("training_mode", std::int64_t{0}) != 0) return false;
   if (opset < 7 && node.attrs.get("is_test", std::int64_t{0}) == 0) return false;

@@ -135,8 +135,10 @@ class Folder {
       if (!is_op(node, "If") || !open(id)) continue;
       const auto condition = known_.find(input_of(node, 0));
       if (condition == known_.end() || condition->second.count() != 1) continue;
+      if (condition->second.dtype() != DType::boolean) continue;
       const bool taken = to_int64s(condition->second)[0] != 0;
-      if (!node.attrs.graph(taken ? "then_branch" : "else_branch")) continue;
+      const auto body = node.attrs.graph(taken ? "then_branch" : "else_branch");
+      if (!body || body->outputs.size() != node.outputs.size()) continue;
       take_branch(graph_, id, taken);
     }
   }
@@ -165,7 +167,8 @@ class Folder {
     if (opset < 7) return node.attrs.get("is_test", std::int64_t{0}) != 0;
     if (opset < 12 || input_of(node, 2) == ValueId::none) return true;
     const auto training = known_.find(node.inputs[2].value);
-    return training != known_.end() && training->second.count() == 1 && to_int64s(training->second)[0] == 0;
+    return training != known_.end() && training->second.dtype() == DType::boolean && training->second.count() == 1 &&
+           to_int64s(training->second)[0] == 0;
   }
 
   /// Shapes that follow from the declared inputs. Declared types of values in between may be wrong (exporters leave
@@ -243,7 +246,7 @@ class Folder {
 
   /// Shape and Size of a value that is not known, though its shape is.
   void fold_shape(const Node& node) {
-    if (!is_one_of(node, {"Shape", "Size"})) return;
+    if (!is_one_of(node, {"Shape", "Size"}) || input_of(node, 0) == ValueId::none) return;
     const auto extents = extents_of(node);
     if (!extents || std::any_of(extents->begin(), extents->end(), [](auto n) { return n < 0; })) return;
     known_[node.outputs[0]] = node.op == "Size"
@@ -253,10 +256,11 @@ class Folder {
 
   /// One extent picked out of a shape may be sure although others (the batch) are not.
   void fold_gather_of_shape(const Node& node) {
-    if (!is_op(node, "Gather") || input_of(node, 1) == ValueId::none) return;
+    if (!is_op(node, "Gather") || input_of(node, 0) == ValueId::none || input_of(node, 1) == ValueId::none) return;
     const NodeId producer = links_->producer(node.inputs[0].value);
     const auto picked = known_.find(node.inputs[1].value);
     if (producer == NodeId::none || !is_op(graph_[producer], "Shape") || picked == known_.end()) return;
+    if (input_of(graph_[producer], 0) == ValueId::none || !is_integer(picked->second.dtype())) return;
     const auto extents = extents_of(graph_[producer]);
     if (!extents) return;
     const auto n = static_cast<std::int64_t>(extents->size());

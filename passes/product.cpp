@@ -18,6 +18,7 @@ std::optional<Product> product_of(const Graph& graph, NodeId id) {
   if (!node.domain.empty() || node.outputs.size() != 1 || node.outputs[0] == ValueId::none) return std::nullopt;
   const bool conv = node.op == "Conv", transposed = node.op == "ConvTranspose", gemm = node.op == "Gemm";
   if (!conv && !transposed && !gemm && node.op != "MatMul") return std::nullopt;
+  if (input_of(node, 0) == ValueId::none) return std::nullopt;
   const Tensor* weight = fixed_constant(graph, input_of(node, Product::weight_input));
   if (weight == nullptr || !is_float(weight->dtype()) || weight->count() == 0) return std::nullopt;
   const Shape& shape = weight->shape();

@@ -244,3 +244,26 @@ TEST_CASE("fold_constants: names of a branch that are taken outside change") {
   })");
   CHECK(g.nodes().size() == 5);
 }
+
+TEST_CASE("fold_constants: a body with a sequence, which no constant can hold, stays") {
+  const Graph g = folded(R"(g (bool c) => (float[2] y) {
+    y = If (c) <
+      then_branch = t () => (float[2] a) { k = Constant <value = float[2] {1.0, 2.0}> () s = SequenceConstruct (k)
+                                           i = Constant <value_int = 0> () a = SequenceAt (s, i) },
+      else_branch = e () => (float[2] b) { b = Constant <value = float[2] {3.0, 4.0}> () }
+    >
+  })");
+  CHECK(count_op(*g[g.nodes()[0]].attrs.graph("then_branch"), "SequenceConstruct") == 1);
+}
+
+TEST_CASE("fold_constants: nodes without the inputs that they need are left to whoever runs them") {
+  Graph g = graph_of(R"(g (float[2] x, int64 i) => (float[2] y, int64[1] s, int64 n) {
+    y = Relu (x)
+    s = Shape (x)
+    n = Gather (s, i)
+  })");
+  for (const NodeId id : g.nodes()) {
+    if (g[id].op != "Relu") g[id].inputs.insert(g[id].inputs.begin(), Use{});
+  }
+  CHECK(PassBench().run("fold_constants", g).nodes().size() == 3);
+}
