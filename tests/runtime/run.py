@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the real ONNX Runtime makes of the files that qtool writes. QTOOL names the program (default: build/release).
+
+    QTOOL=build/dev/qtool build/venv/bin/python tests/runtime/run.py [small|samples|knobs|real ...]
+"""
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+
+import small_models
+import whole_models
+from tools import Suite
+
+PARTS = {"small": small_models.check_static, "samples": whole_models.check_samples, "knobs": whole_models.check_recipe_knobs,
+         "real": whole_models.check_real}
+
+
+def main():
+    suite = Suite()
+    for part in sys.argv[1:] or PARTS:
+        PARTS[part](suite)
+    return suite.end()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
