@@ -70,6 +70,9 @@ struct Target {
   Arithmetic arithmetic;
   /// The runtime quantizes float-weight Conv/Gemm between DQ and Q by itself (trap 2).
   bool rewrites_float_layers = false;
+  /// int8 activations are written as uint8 with the zero point 128 higher: the same numbers. The runtime does that
+  /// itself on x86, but not for values with several readers.
+  bool unsigned_activations = false;
   /// U8S8 products saturate at 16 bits (no VNNI): weights get 7 bits.
   bool saturating_u8s8 = false;
 

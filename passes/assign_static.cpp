@@ -39,6 +39,15 @@ bool is_clip_around_zero(const Plan& plan, const Node& node) {
   return low && high && *low <= 0 && *high > 0;
 }
 
+/// Padding that codes can express: with zeros, or with what is there already.
+bool pads_with_zeros(const Plan& plan, const Node& pad) {
+  if (pad.attrs.get("mode", "constant") != "constant") return true;
+  if (pad.inputs.size() < 3 || pad.inputs[2].value == ValueId::none) return pad.attrs.get("value", 0.0F) == 0;
+  const Tensor* filling = plan.fixed(pad.inputs[2].value);
+  return filling != nullptr && filling->dtype() == DType::f32 && filling->count() == 1 &&
+         filling->read<float>()[0] == 0;
+}
+
 class StaticPlan {
  public:
   explicit StaticPlan(Plan& plan)
@@ -215,6 +224,7 @@ class StaticPlan {
     if (row == nullptr || !plan_.ctx.target.accepts(node, Role::move, plan_.wish(n).activations->name, {}))
       return false;
     if (node.outputs.size() > 1 && node.op != "Split") return false;  // MaxPool with indices
+    if (node.op == "Pad" && !pads_with_zeros(plan_, node)) return false;
     return std::all_of(node.outputs.begin(), node.outputs.end(), [&](ValueId v) {
       return v != ValueId::none && plan_.is_f32(v) && !plan_.links.consumers(v).empty();
     });

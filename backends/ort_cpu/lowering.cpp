@@ -176,11 +176,12 @@ void Lowering::costs(NodeId n, std::string_view why) {
 Graph Lowering::finish() {
   const Links now(out);
   for (const ValueId v : decided.values()) {
-    // A constant that had uses and has none any more was replaced by its codes.
-    if (decided.is_constant(v) && !links.consumers(v).empty() && now.consumers(v).empty()) {
-      std::erase(out.inputs, v);
-      out.erase(v);
-    }
+    // A constant, or a node's result, that had uses and has neither uses nor producer any more lives on as codes.
+    const bool made = links.producer(v) != NodeId::none;
+    if (!out.alive(v) || (!decided.is_constant(v) && !made)) continue;
+    if (links.consumers(v).empty() || !now.consumers(v).empty() || now.producer(v) != NodeId::none) continue;
+    std::erase(out.inputs, v);
+    out.erase(v);
   }
   ModelInfo model = out.model ? *out.model : ModelInfo{};
   std::int64_t ir = std::max(model.ir_version, ir_of_opset(out.opset()));

@@ -43,7 +43,7 @@ class StaticRule {
     const Node& node = l_.decided[n];
     if (only_standard_ || node.op != "MatMul" || !node.domain.empty() || done(n, 0)) return;
     const Quant a = l_.quant(n, 0), b = l_.quant(n, 1);
-    if (!is_static(a) || !is_static(b) || a->format->lowest < 0) return;
+    if (!is_static(a) || !is_static(b) || (a->format->lowest < 0 && !l_.target.unsigned_activations)) return;
     const auto all = l_.links.consumers(node.outputs[0]);
     if (std::any_of(all.begin(), all.end(), [&](const auto& c) { return use_at(l_.decided, c).quant != nullptr; }))
       return;
@@ -71,6 +71,23 @@ class StaticRule {
     now.outputs = {result};
     l_.use_contrib();
     l_.emitted(n, now.op);
+  }
+
+  // A Pad between values of one spec works on the codes: the runtime has the kernel, but does not fuse the pairs.
+  bool pads_codes(NodeId n) const {
+    const Node& node = l_.decided[n];
+    if (node.op != "Pad" || !node.domain.empty() || !is_static(l_.quant(n, 0))) return false;
+    const auto all = l_.links.consumers(node.outputs[0]);
+    return !all.empty() && std::all_of(all.begin(), all.end(),
+                                       [&](const auto& c) { return use_at(l_.decided, c).quant == l_.quant(n, 0); });
+  }
+
+  void pad_codes(NodeId n, ValueId codes, const Parameters& p) {
+    Node& pad = l_.out[n];
+    pad.inputs[0] = {codes, nullptr};
+    if (pad.attrs.get("mode", "constant") != "constant") return;
+    pad.inputs.resize(std::max<std::size_t>(pad.inputs.size(), 3), Use{});
+    pad.inputs[2] = {p.zero_point, nullptr};
   }
 
   struct Row {
@@ -138,6 +155,7 @@ class StaticRule {
     if (const auto found = codes_.find(key); found != codes_.end()) return found->second;
     QuantSpec spec = resolved(*use.quant, l_.decided[use.value].data);
     if (i == 1) enlarge_for_bias(n, spec);
+    if (!is_product(l_.decided[n]) || i == 0) spec = as_written(spec);
     return codes_.emplace(key, std::move(spec)).first->second;
   }
 
@@ -264,7 +282,19 @@ class StaticRule {
   Parameters shared_parameters(const Quant& spec, const std::string& stem, DType dtype) {
     const auto found = parameters_.find(spec.get());
     if (found != parameters_.end()) return found->second;
-    return parameters_.emplace(spec.get(), parameters(stem, *spec, dtype)).first->second;
+    return parameters_.emplace(spec.get(), parameters(stem, as_written(*spec), dtype)).first->second;
+  }
+
+  // int8 operands that are no weights, as uint8: every code and the zero point 128 higher.
+  QuantSpec as_written(const QuantSpec& spec) const {
+    if (!l_.target.unsigned_activations || spec.format != &number::int8) return spec;
+    QuantSpec written = spec;
+    written.format = &number::uint8;
+    if (written.zero_point.empty()) written.zero_point = Tensor(DType::i32, spec.scale.shape());
+    for (std::int32_t& z : written.zero_point.write<std::int32_t>()) z += 128;
+    written.codes = Tensor();
+    if (!spec.codes.empty()) written.codes = quantize(dequantize(spec.codes, spec), written);
+    return written;
   }
 
   void lower_activation(ValueId v, const Quant& spec) {
@@ -273,10 +303,14 @@ class StaticRule {
       throw Error(Code::usage, "no step chose a range for the activation \"" + value.name + "\"",
                   "add `calibrate_ranges` after `assign_formats` in the recipe");
     }
-    const DType dtype = storage_type(*spec->format);
+    const DType dtype = storage_type(*as_written(*spec).format);
     const Parameters p = shared_parameters(spec, value.name, dtype);
     const ValueId codes = l_.value(value.name + "_quantized", value.type, dtype);
-    l_.node("QuantizeLinear", "", {v, p.scale, p.zero_point}, {codes}, axis_of(*spec));
+    if (const NodeId from = l_.links.producer(v); from != NodeId::none && pads_codes(from)) {
+      l_.out[from].outputs[0] = codes;
+    } else {
+      l_.node("QuantizeLinear", "", {v, p.scale, p.zero_point}, {codes}, axis_of(*spec));
+    }
     ValueId read = ValueId::none;  // written when somebody needs it
     for (const Links::Consumer& c : l_.links.consumers(v)) {
       if (use_at(l_.decided, c).quant != spec) continue;
@@ -285,6 +319,10 @@ class StaticRule {
         if (done(c.node, position)) continue;
         if (const auto found = direct_.find(c.node); found != direct_.end()) {
           found->second[position] = {codes, p};
+          continue;
+        }
+        if (pads_codes(c.node)) {
+          pad_codes(c.node, codes, p);
           continue;
         }
         if (l_.decided[c.node].op == "Shape" || l_.decided[c.node].op == "Size") {

@@ -129,6 +129,8 @@ std::vector<Ability> table() {
                                     "Expand", "Tile", "DepthToSpace", "Split", "ReduceMax", "ReduceMin", "Identity"}) {
     rows.push_back(move(op));
   }
+  rows.push_back(move("Pad"));
+  rows.back().note = "written on the codes, padding with the zero point; the runtime would not fuse it";
   rows.push_back(move("MaxPool", {{"storage_order", std::int64_t{0}, std::int64_t{0}}}));
   rows.push_back(move("Resize", {{"mode", std::string_view("nearest"), std::string_view("nearest")}}));
 
@@ -164,6 +166,7 @@ Target ort_cpu_target() {
   target.abilities = table();
   target.arithmetic.weight_only_activation_bits = 8;
   target.rewrites_float_layers = true;
+  target.unsigned_activations = true;
   return target;
 }
 

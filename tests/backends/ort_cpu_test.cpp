@@ -206,6 +206,21 @@ TEST_CASE("static: values of one spec share one scale: moves need equal initiali
   CHECK(!l.graph.find_value("m_scale"));
 }
 
+TEST_CASE("static: Pad works on the codes and fills with the zero point") {
+  Graph g = parse(
+      "g (float[1,2,3,3] x) => (float[1,2,5,5] y) < float[2,2,1,1] w = {1.0, -2.0, 0.5, 4.0}, int64[8] p = "
+      "{0,0,1,1,0,0,1,1} > { c = Pad (x, p)  y = Conv (c, w) }");
+  const Quant x = u8(0.5F, 3);
+  decide(g, "c", 0, x);
+  decide(g, "y", 0, x);
+  decide(g, "y", 1, i8(0));
+  g.outputs[0].quant = u8(1.0F, 0);
+  const Lowered l = lower(g);
+  CHECK(contains(l.nodes, "c_quantized = Pad(x_quantized, p, x_zero_point)\n"));
+  CHECK(contains(l.nodes, "c_dequantized = DequantizeLinear(c_quantized, x_scale, x_zero_point)\n"));
+  CHECK(!l.graph.find_value("c"));
+}
+
 TEST_CASE("trap 2: a float layer between pairs keeps its float weights") {
   Graph g = parse(picture + "{ c = Conv (x, w)  r = Relu (c)  y = Conv (r, w) }");
   decide(g, "c", 0, u8(0.5F, 0));  // somebody else reads x as codes; this Conv stays float

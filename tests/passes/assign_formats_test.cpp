@@ -264,6 +264,15 @@ TEST_CASE("static: refusals have reasons") {
   CHECK(contains(why("g (int64[3,4] x) => (int64[3,4] y) < int64[1] k = {2} > { y = Mul (x, k) }"), ""));
 }
 
+TEST_CASE("static: Pad moves codes where it fills with zeros") {
+  const std::string head = "g (float[1,2,4,4] x) => (float[1,2,4,4] y) < " + weight("w", {2, 2, 1, 1}) +
+                           ", int64[8] p = {0,0,1,1,0,0,1,1}, float zero = {0}, float one = {1} >";
+  CHECK(
+      contains(assign(head + "{ c = Conv (x, w)  d = Pad (c, p, zero)  y = Conv (d, w) }").decisions, "y: d=uint8#1"));
+  CHECK(contains(assign(head + "{ c = Conv (x, w)  d = Pad (c, p)  y = Conv (d, w) }").decisions, "y: d=uint8#1"));
+  CHECK(contains(assign(head + "{ c = Conv (x, w)  d = Pad (c, p, one)  y = Conv (d, w) }").decisions, "y: d=uint8#2"));
+}
+
 TEST_CASE("static: Resize moves codes only where it picks, not where it blends") {
   const std::string head = "g (float[1,2,4,4] x) => (float[1,2,8,8] y) < " + weight("w", {2, 2, 1, 1}) +
                            ", float[4] s = {1.0, 1.0, 2.0, 2.0} >";

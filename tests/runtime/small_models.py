@@ -24,7 +24,6 @@ def model(nodes, inputs, outputs, constants, opset=17):
         [helper.make_node(op, ins.split(), outs.split(), name=outs.split()[0] + "_node", **attrs) for op, ins, outs, attrs in nodes],
         "g", [info(n, TensorProto.FLOAT, s) for n, s in inputs], [info(n, TensorProto.FLOAT, s) for n, s in outputs], constants)
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
-    onnx.checker.check_model(made)
     return made
 
 
@@ -36,10 +35,10 @@ def between(*nodes, channels=4, opset=17, extra=()):
 
 
 def product(*nodes, shape=("N", 16), columns=8, extra=(), opset=17):
-    """x of `shape`, weight w [16, columns] and its transpose t, bias b."""
+    """x of `shape`, weight w [16, columns] and its transpose wt, bias b."""
     w = (rng.standard_normal((16, columns)) * 0.3).astype(np.float32)
     return model(nodes, [("x", list(shape))], [("y", None)],
-                 [tensor("w", w), tensor("t", np.ascontiguousarray(w.T)), weight("b", columns), *extra], opset)
+                 [tensor("w", w), tensor("wt", np.ascontiguousarray(w.T)), weight("b", columns), *extra], opset)
 
 
 def static_cases():
@@ -70,6 +69,8 @@ def static_cases():
                                         extra=[tensor("shape", np.array([0, 4, 6, 6]))]), same
     yield "Resize nearest", between(("Resize", "c none scales", "d", {}), extra=[tensor("none", np.zeros(0, np.float32)), tensor("scales", np.array([1, 1, 2, 2], np.float32))]), {**same, "Resize": 1}
     yield "DepthToSpace", between(("DepthToSpace", "c", "d", {"blocksize": 2}), channels=1), {**same, "DepthToSpace": 1}
+    yield "Pad", between(("Relu", "c", "r", {}), ("Pad", "r pads", "d", {}), extra=[tensor("pads", np.array([0, 0, 1, 2, 0, 0, 2, 1]))]), {**same, "Pad": 1}
+    yield "Pad, reflected", between(("Pad", "c pads", "d", {"mode": "reflect"}), extra=[tensor("pads", np.array([0, 0, 1, 2, 0, 0, 2, 1]))]), {**same, "Pad": 1}
     yield "depthwise", between(("Conv", "c w3", "e", {"group": 4}), ("Relu", "e", "d", {}), extra=[weight("w3", 4, 1, 3, 3)]), {"QLinearConv": 3, **pair}
     yield "a dead channel", between(("Conv", "c w3 b3", "d", {}), extra=[tensor("w3", np.zeros((4, 4, 1, 1), np.float32)), tensor("b3", np.array([9, -7, 0.5, 0], np.float32))]), {"QLinearConv": 3, **pair}
     yield "one weight for two", between(("Conv", "c w3", "e", {}), ("Conv", "e w3", "d", {}), extra=[weight("w3", 4, 4, 1, 1)]), {"QLinearConv": 4, **pair}
@@ -82,7 +83,7 @@ def static_cases():
         yield f"MatMul, Add {shape}", product(("MatMul", "x w", "m", {}), ("Add", "m b", "y", {}), shape=shape), kernels
         yield f"MatMul, residual {shape}", product(("MatMul", "x v", "m", {}), ("Add", "m x", "y", {}), shape=shape, extra=[weight("v", 16, 16)]), {**kernels, "Add": 1}
     yield "Gemm", product(("Gemm", "x w b", "y", {})), {"QuantizeLinear": 1, "QGemm": 1}
-    yield "Gemm transposed", product(("Gemm", "x t b", "y", {"transB": 1})), {"QuantizeLinear": 1, "QGemm": 1}
+    yield "Gemm transposed", product(("Gemm", "x wt b", "y", {"transB": 1})), {"QuantizeLinear": 1, "QGemm": 1}
     yield "Gemm, Relu, Gemm", product(("Gemm", "x w b", "h", {}), ("Relu", "h", "r", {}), ("Gemm", "r v", "y", {}), extra=[weight("v", 8, 4)]), {"QuantizeLinear": 1, "QGemm": 2}
     yield "MatMul read by codes and floats", product(("MatMul", "x w", "m", {}), ("Tanh", "m", "t", {}), ("MatMul", "m v", "n", {}), ("Add", "n t", "y", {}),
                                                      extra=[weight("v", 8, 8)]), {"QLinearMatMul": 1, "MatMulIntegerToFloat": 1, "DequantizeLinear": 1}
@@ -100,24 +101,23 @@ def feeds_for(made, count=24):
 def check_static(suite):
     for activations, form in (("uint8", "qdq"), ("int8", "qdq"), ("uint8", "qoperator")):
         for name, made, kernels in static_cases():
-            if form == "qoperator" and name == "attention":
-                continue
             with suite.case(f"{name}, {activations}, {form}") as folder:
-                check_one(folder, made, kernels, ["assign_formats.activations=" + activations, "emit.form=" + form], activations == "uint8")
+                check_one(folder, made, kernels, ["assign_formats.activations=" + activations, "emit.form=" + form])
 
 
 def free_batch(made):
     return any(d.dim_param for v in made.graph.input for d in v.type.tensor_type.shape.dim[:1])
 
 
-def check_one(folder, made, kernels, settings, exact_histogram):
+def check_one(folder, made, kernels, settings):
     onnx.save(made, folder / "float.onnx")
     feeds = feeds_for(made)
     np.savez(folder / "data.npz", **feeds)
     written = quantize(folder / "float.onnx", "int8_static", folder / "q.onnx", folder / "data.npz", settings)
     found = histogram(written, folder)
     for kernel, count in kernels.items():
-        wanted = found[kernel] >= count if not exact_histogram or kernel not in ("QuantizeLinear", "DequantizeLinear") else found[kernel] == count
+        edge = kernel in ("QuantizeLinear", "DequantizeLinear")  # none more than told: no island
+        wanted = found[kernel] == count if edge else found[kernel] >= count
         if kernel == "MatMulIntegerToFloat" and not wanted:
             wanted = found[kernel] + found["QGemm"] >= count
         expect(wanted, f"{count} x {kernel} expected, the runtime runs {dict(found)}")

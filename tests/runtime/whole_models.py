@@ -39,15 +39,17 @@ def check_samples(suite):
             written = quantize(source, recipe, folder / "q.onnx", calib)
             with np.load(SAMPLES / "data" / f"{DATA[name]}_eval.npz") as data:
                 feeds = {k: v[:64] for k, v in data.items() if k != "labels"}
-            compare(folder, source, written, feeds, decibels, kernels, absent)
+            compare(folder, source, written, feeds, decibels, kernels, absent, one="dynamic" in recipe)
 
 
-def compare(folder, source, written, feeds, decibels, kernels, absent, batch=1):
+def compare(folder, source, written, feeds, decibels, kernels, absent, batch=1, one=False):
+    """`one`: our reading of the first sample alone, since ranges taken at run time are those of the whole batch."""
     found = histogram(written, folder)
     for kernel, count in kernels.items():
         expect(found[kernel] >= count, f"{count} x {kernel} expected, the runtime runs {dict(found)}")
     expect(not absent & set(found), f"{absent & set(found)} run in {dict(found)}")
-    np.savez(folder / "data.npz", **feeds)
+    read = slice(0, 1) if one else slice(None)
+    np.savez(folder / "data.npz", **{k: v[read] for k, v in feeds.items()})
     floats, fast = run(source, feeds, batch=batch), run(written, feeds, batch=batch)
     plain = run(written, feeds, optimized=False, batch=batch)
     ours = reading(written, folder / "data.npz", folder)
@@ -57,7 +59,7 @@ def compare(folder, source, written, feeds, decibels, kernels, absent, batch=1):
         loss = sqnr_db(floats[name], fast[name])
         expect(np.isfinite(fast[name]).all(), f"{name} is not finite")
         expect(loss >= decibels, f"{name}: {loss:.2f} dB against float, {decibels} expected")
-        same, own = sqnr_db(fast[name], ours[name]), sqnr_db(fast[name], plain[name])
+        same, own = sqnr_db(fast[name][read], ours[name]), sqnr_db(fast[name], plain[name])
         # The runtime with and without its optimizer differ in rounding; nobody can be closer than that.
         wanted = min(loss + CLOSER_DB, EQUAL_DB, own - 3)
         expect(same >= wanted, f"{name}: our reading is {same:.2f} dB from the runtime, which is {loss:.2f} dB from float")
@@ -70,6 +72,8 @@ def check_recipe_knobs(suite):
     for k in (80, 33, 256):
         for bits, symmetric in (("int4", True), ("uint4", False), ("int8", True), ("uint8", False)):
             for transposed, dtype in ((False, np.float32), (True, np.float32), (False, np.float16)):
+                if k == 33 and dtype == np.float16 and bits.endswith("8"):
+                    continue  # two blocks of 32 bytes and their scales: no smaller than the float16 weights
                 with suite.case(f"MatMulNBits K={k} {bits} {'' if symmetric else 'zero points '}{'Gemm ' if transposed else ''}{np.dtype(dtype)}") as folder:
                     w = rng.standard_normal((24, k) if transposed else (k, 24)).astype(dtype)
                     kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
@@ -109,4 +113,4 @@ def check_real(suite):
             written = quantize(source, recipe, folder / "q.onnx", folder / "calib.npz")
             evaluation = evaluation[:60]
             feeds = {n: np.concatenate([f[n] for f in evaluation]) for n in evaluation[0]}
-            compare(folder, source, written, feeds, decibels, kernels, absent)
+            compare(folder, source, written, feeds, decibels, kernels, absent, one="dynamic" in recipe)
