@@ -307,7 +307,8 @@ void backward_batch(BackwardContext& ctx) {
 
 }  // namespace
 
-constinit const OpDef LayerNormalization{"LayerNormalization",    "", 17, infer_last_axes, forward_last_axes<true>,
+// Standard since 17; ONNX Runtime runs it under every older operator set, and its exporters rely on that.
+constinit const OpDef LayerNormalization{"LayerNormalization",    "", 1, infer_last_axes, forward_last_axes<true>,
                                          backward_last_axes<true>};
 constinit const OpDef RMSNormalization{"RMSNormalization",       "", 23, infer_same, forward_last_axes<false>,
                                        backward_last_axes<false>};

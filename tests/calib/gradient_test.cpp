@@ -99,6 +99,7 @@ const Case cases[] = {
     {"LayerNormalization", "float[2, 3, 4] x, float[3, 4] w, float[3, 4] b",
      "y = LayerNormalization<axis = 1>(x, w, b)"},
     {"RMSNormalization", "float[3, 5] x, float[5] w", "y = RMSNormalization(x, w)", 0.2, 1, 23},
+    {"SimplifiedLayerNormalization", "float[3, 5] x, float[5] w", "y = SimplifiedLayerNormalization(x, w)", 0.2, 1},
     {"InstanceNormalization", "float[2, 3, 6] x, float[3] w, float[3] b", "y = InstanceNormalization(x, w, b)"},
     {"GroupNormalization", "float[2, 4, 3] x, float[4] w, float[4] b",
      "y = GroupNormalization<num_groups = 2>(x, w, b)", -1, 1, 21},

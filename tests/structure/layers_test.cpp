@@ -35,7 +35,7 @@ const std::vector<Door> doors = {
 
 /// Headers of C++, C and POSIX. Others need a door above.
 const std::regex system_header(
-    "[a-z_0-9]+|(stddef|stdint|stdio|stdlib|string|math|errno|fcntl|unistd|signal|poll|sched|dlfcn|fnmatch|glob|"
+    "[a-z_0-9]+|(stddef|stdint|stdio|stdlib|string|malloc|math|errno|fcntl|unistd|signal|poll|sched|dlfcn|fnmatch|glob|"
     "pthread|spawn|termios|cpuid|immintrin|getopt|inttypes|sys/[a-z]+|linux/[a-z]+|asm/[a-z]+)\\.h");
 
 struct Include {
