@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <exception>
 #include <set>
 
 #include "formats/base/error.h"
@@ -329,19 +330,47 @@ void Writer::put_attr(const Attr& attr, const Node* node, const Names& names, At
              attr.value);
 }
 
-std::string serialized(const onnx::ModelProto& model) {
+void serialize(const onnx::ModelProto& model, google::protobuf::io::ZeroCopyOutputStream& stream) {
   if (model.ByteSizeLong() > max_message_bytes) {
     throw Error(Code::no_fit, "the model takes more than 2 GiB, the most that one ONNX message may have",
                 "write it to a file, with its weights in an external data file");
   }
-  std::string bytes;
-  {
-    google::protobuf::io::StringOutputStream stream(&bytes);
-    google::protobuf::io::CodedOutputStream coded(&stream);
-    coded.SetSerializationDeterministic(true);
-    QTOOL_ENSURE(model.SerializeToCodedStream(&coded), "a model within its size limit is serialized");
+  google::protobuf::io::CodedOutputStream coded(&stream);
+  coded.SetSerializationDeterministic(true);
+  model.SerializeToCodedStream(&coded);
+}
+
+/// Into a file without a second copy in memory. A full disk is kept until protobuf is done: it knows no exceptions.
+class FileStream final : public google::protobuf::io::CopyingOutputStream {
+ public:
+  explicit FileStream(OutputFile& file) : file_(file) {}
+  bool Write(const void* buffer, int size) override {
+    if (failure_) return false;
+    try {
+      file_.write(std::span(static_cast<const std::byte*>(buffer), static_cast<std::size_t>(size)));
+    } catch (...) {
+      failure_ = std::current_exception();
+    }
+    return !failure_;
   }
-  return bytes;
+  void check() const {
+    if (failure_) std::rethrow_exception(failure_);
+  }
+
+ private:
+  OutputFile& file_;
+  std::exception_ptr failure_;
+};
+
+void write_message(const onnx::ModelProto& model, OutputFile& file) {
+  constexpr int block = 1 << 20;
+  FileStream sink(file);
+  {
+    google::protobuf::io::CopyingOutputStreamAdaptor stream(&sink, block);
+    serialize(model, stream);
+  }
+  sink.check();
+  QTOOL_ENSURE(file.size() == model.ByteSizeLong(), "the whole message was written");
 }
 
 /// Bytes of all initializers, bodies included.
@@ -364,7 +393,12 @@ std::string write_onnx_bytes(const Graph& graph) {
   }
   onnx::ModelProto model;
   onnx_file::Writer({}).put_model(graph, model);
-  return onnx_file::serialized(model);
+  std::string bytes;
+  {
+    google::protobuf::io::StringOutputStream stream(&bytes);
+    onnx_file::serialize(model, stream);
+  }
+  return bytes;
 }
 
 void write_onnx(const Graph& graph, const std::filesystem::path& path, const OnnxWriteOptions& options) {
@@ -372,8 +406,10 @@ void write_onnx(const Graph& graph, const std::filesystem::path& path, const Onn
   constexpr std::uint64_t room = std::uint64_t{64} << 20;
   const std::uint64_t limit = std::min(options.external_above, onnx_file::max_message_bytes - room);
   if (onnx_file::weight_bytes(graph) <= limit) {
+    onnx::ModelProto model;
+    onnx_file::Writer({}).put_model(graph, model);
     OutputFile file(path);
-    file.write(write_onnx_bytes(graph));
+    onnx_file::write_message(model, file);
     file.publish();
     return;
   }
@@ -400,7 +436,7 @@ void write_onnx(const Graph& graph, const std::filesystem::path& path, const Onn
   onnx::ModelProto model;
   onnx_file::Writer(elsewhere).put_model(graph, model);
   OutputFile file(path);
-  file.write(onnx_file::serialized(model));
+  onnx_file::write_message(model, file);
   data.publish();
   file.publish();
 }
