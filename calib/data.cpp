@@ -231,8 +231,10 @@ class BoundDataset final : public Dataset {
     } else if (options.batch > 0) {
       batch_ = options.batch;
     } else {
+      // More rows gain nothing: activations leave the caches, and memory grows with them.
+      constexpr std::int64_t most_rows = 8;
       constexpr std::size_t most_bytes = std::size_t{4} << 20;
-      while (!varies && batch_ < 32 && index(2 * batch_) * bytes <= most_bytes) batch_ *= 2;
+      while (!varies && batch_ < most_rows && index(2 * batch_) * bytes <= most_bytes) batch_ *= 2;
     }
     if (options.batch > 0 && options.batch != batch_) {
       refuse("data.batch is " + std::to_string(options.batch) + ", but a run takes " + std::to_string(batch_) +
