@@ -77,13 +77,19 @@ Quant bias_decision() {
 
 class BiasCorrect final : public Pass {
   std::string method_ = "analytic";
-  std::int64_t batches_ = 0;
+  std::int64_t samples_ = 64;  // a mean over samples and positions has settled by then
+
+  std::int64_t batches(const PassContext& ctx) const {
+    const Dataset& data = ctx.calibration.data();
+    if (samples_ == 0 || samples_ >= data.samples()) return 0;
+    return (samples_ * data.batches() + data.samples() - 1) / data.samples();
+  }
 
  public:
   void options(Options& o) override {
     o("method", method_, "analytic: from the means of the inputs, one sweep; measured: output means, a sweep per layer",
       {"analytic", "measured"});
-    o("batches", batches_, "batches of the calibration data to look at; 0: all", 0, 1e9);
+    o("samples", samples_, "samples of the calibration data to look at; 0: all", 0, 1e9);
   }
 
   void run(Graph& graph, PassContext& ctx) override {
@@ -138,17 +144,18 @@ class BiasCorrect final : public Pass {
     }
     std::vector<Means> means(sites.size());
     std::vector<bool> fits(sites.size(), true);
-    ctx.calibration.sweep(graph, Reading::quantized, wanted, batches_, [&](std::int64_t, ValueId x, const Tensor& t) {
-      ctx.check_stop();
-      for (const std::size_t s : readers[x]) {
-        const Product& p = sites[s].product;
-        const Node& node = graph[p.node];
-        const Quant& quant = node.inputs[0].quant;
-        const bool turned = node.attrs.get("transA", std::int64_t{0}) != 0;
-        fits[s] = fits[s] && !turned &&
-                  means[s].add(quant ? fake_quantize(t, *quant) : t, p.in_channels(), p.spatial ? 1 : -1);
-      }
-    });
+    ctx.calibration.sweep(
+        graph, Reading::quantized, wanted, batches(ctx), [&](std::int64_t, ValueId x, const Tensor& t) {
+          ctx.check_stop();
+          for (const std::size_t s : readers[x]) {
+            const Product& p = sites[s].product;
+            const Node& node = graph[p.node];
+            const Quant& quant = node.inputs[0].quant;
+            const bool turned = node.attrs.get("transA", std::int64_t{0}) != 0;
+            fits[s] = fits[s] && !turned &&
+                      means[s].add(quant ? fake_quantize(t, *quant) : t, p.in_channels(), p.spatial ? 1 : -1);
+          }
+        });
     for (std::size_t s = 0; s < sites.size(); ++s) {
       const std::vector<double> mean = means[s].get();
       if (!fits[s] || mean.empty()) {
@@ -184,7 +191,7 @@ class BiasCorrect final : public Pass {
       std::vector<Means> means(values.size());
       std::map<ValueId, std::size_t> place;
       for (std::size_t i = 0; i < values.size(); ++i) place[values[i]] = i;
-      ctx.calibration.sweep(graph, reading, values, batches_, [&](std::int64_t, ValueId v, const Tensor& t) {
+      ctx.calibration.sweep(graph, reading, values, batches(ctx), [&](std::int64_t, ValueId v, const Tensor& t) {
         ctx.check_stop();
         const Product& p = of[place.at(v)].product;
         means[place.at(v)].add(t, p.out_channels(), p.spatial ? 1 : -1);
