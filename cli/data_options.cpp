@@ -37,12 +37,12 @@ void read_image(const Setting& setting, const std::string& owner, ImageOptions& 
   Settings plain;
   std::vector<std::string> mean, deviation;  // declared, so that help and nearest names know them
   for (const auto& item : *map) {
-    if (item.first == "mean") {
-      image.mean = numbers_of(item.second, "mean");
-    } else if (item.first == "std") {
-      image.std_dev = numbers_of(item.second, "std");
+    if (item.name == "mean") {
+      image.mean = numbers_of(item.setting, "mean");
+    } else if (item.name == "std") {
+      image.std_dev = numbers_of(item.setting, "std");
       if (std::any_of(image.std_dev.begin(), image.std_dev.end(), [](double v) { return v == 0; })) {
-        fail(item.second, "\"std\" must not be zero");
+        fail(item.setting, "\"std\" must not be zero");
       }
     } else {
       plain.push_back(item);
@@ -80,13 +80,13 @@ DataOptions read_data_options(const Settings& settings, const std::string& secti
   std::int64_t seed = 0;
   const Setting* path = nullptr;
   for (const auto& item : settings) {
-    if (item.first == "image") {
-      read_image(item.second, owner, data.image);
-    } else if (item.first == "state") {
-      read_state(item.second, data.state);
+    if (item.name == "image") {
+      read_image(item.setting, owner, data.image);
+    } else if (item.name == "state") {
+      read_state(item.setting, data.state);
     } else {
       plain.push_back(item);
-      if (item.first == "path") path = &item.second;
+      if (item.name == "path") path = &item.setting;
     }
   }
   constexpr double most = 1e12;

@@ -143,8 +143,8 @@ Rule read_rule(const Setting& setting) {
   rule.place = setting.place;
   bool selects = false;
   for (const auto& item : as_map(setting, "a rule")) {
-    if (item.first == "where") {
-      rule.where = read_where(item.second);
+    if (item.name == "where") {
+      rule.where = read_where(item.setting);
       selects = true;
     } else {
       rule.wishes.push_back(item);

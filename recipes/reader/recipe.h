@@ -39,10 +39,14 @@ struct Place {
   std::string text() const;
 };
 
+struct NamedSetting;
+/// A map in the order of the file.
+using Settings = std::vector<NamedSetting>;
+
 /// A YAML node with its place: scalar (as text), list or map.
 struct Setting {
   Place place;
-  std::variant<std::string, std::vector<Setting>, std::vector<std::pair<std::string, Setting>>> value;
+  std::variant<std::string, std::vector<Setting>, Settings> value;
   bool quoted = false;  // a quoted scalar is never a number or a word like `null`
   Place key;            // of the key in front of a map's value; messages about names point here
 
@@ -50,7 +54,10 @@ struct Setting {
   bool null() const;                  // `~`, `null` or nothing at all
   Json json() const;                  // scalars as their YAML type
 };
-using Settings = std::vector<std::pair<std::string, Setting>>;
+struct NamedSetting {
+  std::string name;
+  Setting setting;
+};
 
 /// Node selector: all conditions must hold. See where.h.
 struct Where {

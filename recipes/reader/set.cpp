@@ -13,15 +13,15 @@ namespace {
 void put(Settings& settings, std::string_view path, Setting value) {
   const std::size_t dot = path.find('.');
   const std::string name(path.substr(0, dot));
-  auto at = std::find_if(settings.begin(), settings.end(), [&](const auto& s) { return s.first == name; });
+  auto at = std::find_if(settings.begin(), settings.end(), [&](const auto& s) { return s.name == name; });
   if (at == settings.end()) at = settings.insert(at, {name, Setting{value.place, Settings{}, false, value.place}});
   if (dot == std::string_view::npos) {
     value.key = value.place;
-    at->second = std::move(value);
+    at->setting = std::move(value);
     return;
   }
-  if (!std::holds_alternative<Settings>(at->second.value)) at->second.value = Settings{};
-  put(std::get<Settings>(at->second.value), path.substr(dot + 1), std::move(value));
+  if (!std::holds_alternative<Settings>(at->setting.value)) at->setting.value = Settings{};
+  put(std::get<Settings>(at->setting.value), path.substr(dot + 1), std::move(value));
 }
 
 Step& step_named(Recipe& recipe, const std::string& name, const Place& place) {
@@ -62,7 +62,7 @@ void set_knob(Recipe& recipe, std::string_view assignment) {
     if (auto* list = std::get_if<std::vector<Setting>>(&s.value)) {
       for (Setting& item : *list) self(self, item);
     } else if (auto* map = std::get_if<Settings>(&s.value)) {
-      for (auto& item : *map) self(self, item.second);
+      for (auto& item : *map) self(self, item.setting);
     }
   };
   flatten(flatten, value);

@@ -111,7 +111,7 @@ class Builder final : public YAML::EventHandler {
       return;
     }
     setting.key = frame.key_place;
-    std::get<Settings>(frame.setting.value).emplace_back(std::move(frame.key), std::move(setting));
+    std::get<Settings>(frame.setting.value).push_back({std::move(frame.key), std::move(setting)});
     frame.has_key = false;
   }
 

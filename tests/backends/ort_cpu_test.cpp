@@ -79,7 +79,7 @@ Settings knobs(const std::vector<std::pair<std::string, std::string>>& words) {
   for (const auto& [name, value] : words) {
     Setting s;
     s.value = value;
-    settings.emplace_back(name, s);
+    settings.push_back({name, s});
   }
   return settings;
 }

@@ -66,23 +66,23 @@ TEST_CASE("a recipe is read with places") {
   CHECK(r.steps[1].where->op == std::vector<std::string>{"Conv", "MatMul"});
   CHECK(r.steps[1].where->not_name == std::vector<std::string>{"*head*"});
   CHECK(r.steps[2].id == "assign_formats");
-  CHECK(r.steps[2].knobs[0].second.place.text() == "dir/r.yaml:12:16");
-  CHECK(r.steps[2].knobs[0].second.key.text() == "dir/r.yaml:12:7");
+  CHECK(r.steps[2].knobs[0].setting.place.text() == "dir/r.yaml:12:16");
+  CHECK(r.steps[2].knobs[0].setting.key.text() == "dir/r.yaml:12:7");
   CHECK(r.rules[0].where.min_size == 100);
-  CHECK(r.rules[0].wishes[0].first == "keep");
+  CHECK(r.rules[0].wishes[0].name == "keep");
   CHECK(r.gate.sqnr_db == 20);
   CHECK(r.gate.top1_drop == 0.01);
   CHECK(!r.gate.kl);
   CHECK(r.gate.needs_data());
-  CHECK(r.data[1].second.json() == Json(100));
+  CHECK(r.data[1].setting.json() == Json(100));
 }
 
 TEST_CASE("every shipped recipe is read and has a summary") {
   const auto all = shipped_recipes();
   CHECK(all.size() >= 4);
-  for (const auto& [name, text] : all) {
-    CAPTURE(name);
-    const Recipe r = load_recipe(name);
+  for (const auto& shipped : all) {
+    CAPTURE(shipped.first);
+    const Recipe r = load_recipe(shipped.first);
     CHECK(!r.summary.empty());
     CHECK(r.target == "ort-cpu");
   }
@@ -193,14 +193,14 @@ TEST_CASE("any prefix of a recipe and any flipped byte gives a recipe or an Erro
 TEST_CASE("--set changes one knob") {
   Recipe r = parse_recipe(full, "r.yaml");
   set_knob(r, "main.weights=int4");
-  CHECK(r.steps[1].knobs[1].second.scalar() == "int4");
+  CHECK(r.steps[1].knobs[1].setting.scalar() == "int4");
   set_knob(r, "fold_constants.new=[a, b]");
-  CHECK(r.steps[0].knobs[0].second.json().dump() == "[\"a\", \"b\"]");
+  CHECK(r.steps[0].knobs[0].setting.json().dump() == "[\"a\", \"b\"]");
   set_knob(r, "emit.form=qoperator");
-  CHECK(r.emit[0].second.scalar() == "qoperator");
+  CHECK(r.emit[0].setting.scalar() == "qoperator");
   set_knob(r, "data.image.resize=256");
   set_knob(r, "data.image.layout=nhwc");
-  CHECK(r.data[2].second.json().dump() == "{\"resize\": 256, \"layout\": \"nhwc\"}");
+  CHECK(r.data[2].setting.json().dump() == "{\"resize\": 256, \"layout\": \"nhwc\"}");
   set_knob(r, "gate.kl=0.5");
   CHECK(r.gate.kl == 0.5);
   CHECK(r.gate.sqnr_db == 20);
