@@ -2,7 +2,8 @@
 // fold_batch_norm: an affine step per channel, y = a x + b, disappears into the weights of the product beside it.
 //
 //   product, then affine:   W'[o,:] = a[o] W[o,:]    c'[o] = a[o] c[o] + b[o]
-//   affine, then product:   W'[:,i] = a[i] W[:,i]    c'[o] = c[o] + sum_i W[o,i] b[i]    (no padding, or b = 0)
+//   affine, then product:   W'[:,i] = a[i] W[:,i]    c'[o] = c[o] + sum_i W[o,i] b[i]    (no padding, or b = 0;
+//                           also through a Flatten)
 //
 // Computed in double, rounded once to the type of the weights. BatchNormalization gives a = gamma / sqrt(var + eps)
 // and b = beta - mean a (Ioffe and Szegedy, arXiv 1502.03167); Mul, Div, Add and Sub of a constant per channel are
@@ -88,6 +89,16 @@ Finding read_arithmetic(const Graph& graph, const Links& links, NodeId id, Value
   return {std::move(f), {}};
 }
 
+/// Every channel `times` times in a row.
+Affine repeated(const Affine& f, std::int64_t times) {
+  Affine r;
+  for (std::size_t c = 0; c < f.a.size(); ++c) {
+    r.a.insert(r.a.end(), static_cast<std::size_t>(times), f.a[c]);
+    r.b.insert(r.b.end(), static_cast<std::size_t>(times), f.b[c]);
+  }
+  return r;
+}
+
 /// The weight scaled element by element: factor(out, in).
 template <class F>
 std::optional<Tensor> scaled_weight(const Tensor& weight, const Product& p, const F& factor) {
@@ -142,9 +153,9 @@ class FoldBatchNorm final : public Pass {
       const auto product = product_of(graph, id);
       if (!product) return;
       const Links links(graph);
-      if (has_decisions(graph, links, id)) return;
       const auto bias = added_bias(graph, links, *product);
       const NodeId end = bias ? bias->node : id;
+      if (has_decisions(graph, links, id) || has_decisions(graph, links, end)) return;
       const ValueId out = graph[end].outputs[0];
       const auto consumer = sole_consumer(graph, links, out);
       if (!consumer || !ctx.selects(consumer->node) || has_decisions(graph, links, consumer->node)) return;
@@ -228,18 +239,27 @@ class FoldBatchNorm final : public Pass {
     const Links links(graph);
     if (has_decisions(graph, links, id)) return "quantization was decided already";
     if (!is_inference(graph, links, graph[id])) return "it is in training form";
-    const auto consumer = sole_consumer(graph, links, graph[id].outputs[0]);
+    auto consumer = sole_consumer(graph, links, graph[id].outputs[0]);
     if (!consumer) return "no product before it takes it, and more than one node reads it";
-    const auto p = product_of(graph, consumer->node);
+    const bool flat = is_op(graph[consumer->node], "Flatten") && !has_decisions(graph, links, consumer->node) &&
+                      graph[consumer->node].attrs.get("axis", std::int64_t{1}) == 1;
+    if (flat) consumer = sole_consumer(graph, links, graph[consumer->node].outputs[0]);
+    const auto p = consumer ? product_of(graph, consumer->node) : std::nullopt;
     if (!p || consumer->input != 0) return "no product with constant weights is beside it";
     if (has_decisions(graph, links, p->node)) return "quantization was decided already";
     const Node& node = graph[p->node];
     const Type& type = typed[graph[id].inputs[0].value].type;
-    if (!p->spatial && (!type.known_rank || type.shape.size() != 2)) return "its channels are not those of the product";
-    if (node.attrs.get("transA", std::int64_t{0}) != 0) return "its channels are not those of the product";
-    const Finding found = read_batch_norm(graph, links, id, p->in_channels(), ctx.threads);
+    const bool turned = node.attrs.get("transA", std::int64_t{0}) != 0;
+    const bool aligned = p->spatial || (flat && !turned) || (!turned && type.known_rank && type.shape.size() == 2);
+    // Flattened, each channel of the normalization is as many neighbouring inputs as it has positions.
+    const std::int64_t channels =
+        flat ? resolve_constant(graph, links, input_of(graph[id], 1), ctx.threads).count() : p->in_channels();
+    if (!aligned || channels == 0 || p->in_channels() % channels != 0) {
+      return "its channels are not those of the product";
+    }
+    const Finding found = read_batch_norm(graph, links, id, channels, ctx.threads);
     if (!found.affine) return found.why;
-    const Affine& f = *found.affine;
+    const Affine f = repeated(*found.affine, p->in_channels() / channels);
     const bool shifts = std::any_of(f.b.begin(), f.b.end(), [](double b) { return b != 0; });
     if (shifts && (node.op == "ConvTranspose" || (p->spatial && pads_with_zeros(node)))) {
       return "the padding of the product after it does not see its shift";

@@ -240,6 +240,27 @@ TEST_CASE("fold_batch_norm: ahead of a Conv without padding, into its input chan
   CHECK(floats_of(r.graph, "k") == std::vector<float>{0.5F + 4 - 8});
 }
 
+TEST_CASE("fold_batch_norm: through a Flatten into a Gemm, each channel as often as it has positions") {
+  const Result r =
+      folded("g (float[1, 2, 1, 2] x) => (float[1, 1] y) < float[4, 1] w = {1.0, 1.0, 2.0, 2.0}, float[1] k = {0.5}, " +
+             batch_norm + R"( > {
+    b = BatchNormalization <epsilon = 0.0> (x, gamma, beta, mean, var)
+    f = Flatten (b)
+    y = Gemm (f, w, k)
+  })");
+  CHECK(r.graph.nodes().size() == 2);
+  CHECK(floats_of(r.graph, "w") == std::vector<float>{2, 2, 1, 1});
+  CHECK(floats_of(r.graph, "k") == std::vector<float>{0.5F + 2 - 4});
+  check_stays(
+      "g (float[2, 2, 1, 2] x) => (float[1, 1] y) < float[8, 1] w = {1.0, 1.0, 2.0, 2.0, 1.0, 1.0, 2.0, 2.0}, " +
+          batch_norm + R"( > {
+    b = BatchNormalization (x, gamma, beta, mean, var)
+    f = Flatten <axis = 0> (b)
+    y = Gemm (f, w)
+  })",
+      "no product");
+}
+
 TEST_CASE("fold_batch_norm: ahead of a padded Conv its shift would be lost at the border") {
   check_stays(
       "g (float[1, 2, 3, 3] x) => (float[1, 1, 4, 4] y) < float[1, 2, 2, 2] w = "
