@@ -77,7 +77,7 @@ Quant bias_decision() {
 
 class BiasCorrect final : public Pass {
   std::string method_ = "analytic";
-  std::int64_t samples_ = 64;  // a mean over samples and positions has settled by then
+  std::int64_t samples_ = 16;  // a mean over samples and positions has settled by then
 
   std::int64_t batches(const PassContext& ctx) const {
     const Dataset& data = ctx.calibration.data();
