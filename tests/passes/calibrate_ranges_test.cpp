@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Scales from data: known ranges in, known scales out; shared specs, Relu, Clip, values that are not finite.
 #include "backends/backend.h"
-#include "bench.h"
+#include "tests/passes/bench.h"
 #include "formats/ir/quant.h"
 
 using namespace qtool;
