@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Scales from data: known ranges in, known scales out; shared specs, Relu, Clip, values that are not finite.
 #include "backends/backend.h"
-#include "tests/passes/bench.h"
 #include "formats/ir/quant.h"
+#include "tests/passes/bench.h"
 
 using namespace qtool;
 using namespace qtool::test;
