@@ -7,16 +7,6 @@
 
 namespace qtool::op {
 
-Tensor second_operand(const OpContext& ctx) {
-  const Tensor& b = ctx.in(1);
-  if (ctx.opset >= 7 || ctx.attrs().get("broadcast", std::int64_t{0}) == 0 || !ctx.attrs().has("axis")) return b;
-  const std::int64_t rank = ctx.in(0).rank(), axis = axis_in(ctx.attrs().get("axis", std::int64_t{0}), rank);
-  if (axis + b.rank() > rank) refuse("the second operand does not fit at axis " + std::to_string(axis));
-  Shape shape = b.shape();
-  shape.resize(static_cast<std::size_t>(rank - axis), 1);
-  return b.reshaped(shape);
-}
-
 void require_same_type(const Tensor& a, const Tensor& b) {
   if (a.dtype() == b.dtype()) return;
   refuse("the operands have types " + std::string(name_of(a.dtype())) + " and " + std::string(name_of(b.dtype())) +
@@ -136,11 +126,7 @@ Tensor apply(const OpContext& ctx, const Tensor& a, const Tensor& b, bool reusab
 
 template <class K>
 void forward_pair(const OpContext& ctx) {
-  if (ctx.opset < 7) {
-    ctx.out(0, apply<K>(ctx, ctx.in(0), second_operand(ctx), false));
-  } else {
-    ctx.out(0, apply<K>(ctx, ctx.in(0), ctx.in(1), true));
-  }
+  ctx.out(0, apply<K>(ctx, ctx.in(0), ctx.in(1), true));
 }
 
 /// g * slope(a, b, y), summed to the shape of operand `side`.
@@ -187,7 +173,7 @@ T integer_power(T base, T exponent) {
 
 /// The exponent may have another type than the base; the result has that of the base.
 void forward_pow(const OpContext& ctx) {
-  const Tensor a = widened(ctx.in(0)), raw = second_operand(ctx), b = widened(raw);
+  const Tensor a = widened(ctx.in(0)), b = widened(ctx.in(1));
   const Shape shape = broadcast(a.shape(), b.shape());
   if (a.dtype() == b.dtype() && is_integer(a.dtype())) {
     for_integer_type(a.dtype(), [&](auto type) {
@@ -268,20 +254,6 @@ void forward_mod(const OpContext& ctx) {
   });
 }
 
-/// Before opset 7 a slope of one entry per channel stood for axis 1.
-void forward_prelu(const OpContext& ctx) {
-  const Tensor& x = ctx.in(0);
-  Tensor slope = ctx.in(1);
-  if (ctx.opset < 7 && slope.rank() == 1 && x.rank() > 1 && slope.count() > 1) {
-    slope = slope.reshaped([&] {
-      Shape s(static_cast<std::size_t>(x.rank() - 1), 1);
-      s[0] = slope.count();
-      return s;
-    }());
-  }
-  ctx.out(0, apply<PReluOf>(ctx, x, slope, false));
-}
-
 template <class K>
 Tensor fold(const OpContext& ctx) {
   if (ctx.inputs.empty()) refuse("there are no operands");
@@ -346,7 +318,7 @@ void backward_mean(BackwardContext& ctx) {
 
 template <class K>
 constexpr OpDef pair(std::string_view name) {
-  return {name, "", 1, infer_broadcast, forward_pair<K>, backward_pair<K>};
+  return {name, "", 7, infer_broadcast, forward_pair<K>, backward_pair<K>};
 }
 
 }  // namespace
@@ -355,12 +327,12 @@ constinit const OpDef Add = pair<AddOf>("Add");
 constinit const OpDef Sub = pair<SubOf>("Sub");
 constinit const OpDef Mul = pair<MulOf>("Mul");
 constinit const OpDef Div = pair<DivOf>("Div");
-constinit const OpDef Pow{"Pow", "", 1, infer_pow, forward_pow, backward_pow};
+constinit const OpDef Pow{"Pow", "", 7, infer_pow, forward_pow, backward_pow};
 constinit const OpDef Mod{"Mod", "", 10, infer_broadcast, forward_mod, nullptr};
-constinit const OpDef PRelu{"PRelu", "", 1, infer_same, forward_prelu, backward_pair<PReluOf>};
-constinit const OpDef Min{"Min", "", 1, infer_broadcast, forward_many<MinOf>, backward_extreme};
-constinit const OpDef Max{"Max", "", 1, infer_broadcast, forward_many<MaxOf>, backward_extreme};
-constinit const OpDef Sum{"Sum", "", 1, infer_broadcast, forward_many<AddOf>, backward_sum};
-constinit const OpDef Mean{"Mean", "", 1, infer_broadcast, forward_mean, backward_mean};
+constinit const OpDef PRelu{"PRelu", "", 7, infer_same, forward_pair<PReluOf>, backward_pair<PReluOf>};
+constinit const OpDef Min{"Min", "", 7, infer_broadcast, forward_many<MinOf>, backward_extreme};
+constinit const OpDef Max{"Max", "", 7, infer_broadcast, forward_many<MaxOf>, backward_extreme};
+constinit const OpDef Sum{"Sum", "", 7, infer_broadcast, forward_many<AddOf>, backward_sum};
+constinit const OpDef Mean{"Mean", "", 7, infer_broadcast, forward_mean, backward_mean};
 
 }  // namespace qtool::op

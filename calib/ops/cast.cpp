@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Cast, CastLike, BitCast. Floats to integers: towards zero, saturating, NaN to 0. Integers among each other wrap.
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <limits>
@@ -57,7 +58,50 @@ Tensor from_strings(const Tensor& x, DType to) {
 
 bool has_plain_type(DType t) { return t == DType::f32 || t == DType::f64 || t == DType::boolean || is_integer(t); }
 
-Tensor cast(Threads& threads, const Tensor& x, DType to) {
+/// Small integers keep the low bits of what they are made from.
+Tensor low_bits(const Tensor& whole, DType to) {
+  Tensor wrapped(DType::f32, whole.shape());
+  const int bits = bit_width(to);
+  const bool is_signed = to == DType::i4 || to == DType::i2;
+  const auto in = whole.read<std::int64_t>();
+  auto out = wrapped.write<float>();
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    const auto code = static_cast<int>(static_cast<std::uint64_t>(in[i]) & ((1u << bits) - 1));
+    out[i] = static_cast<float>(is_signed && code >= 1 << (bits - 1) ? code - (1 << bits) : code);
+  }
+  return from_f32(wrapped, to);
+}
+
+/// Beyond the range: with `saturate` the largest number, otherwise infinity, or NaN where there is none.
+Tensor to_minifloat(const Tensor& x, DType to, bool saturate) {
+  struct Facts {
+    float largest, beyond;  // values from `beyond` on round past the largest
+    bool at_beyond;         // `beyond` itself does, being a tie towards an even code
+    std::uint8_t overflow;  // code without sign
+  };
+  Facts f{};
+  switch (to) {
+    case DType::f8e4m3fn: f = {448, 464, false, 0x7F}; break;
+    case DType::f8e4m3fnuz: f = {240, 248, true, 0x80}; break;
+    case DType::f8e5m2: f = {57344, 61440, true, 0x7C}; break;
+    case DType::f8e5m2fnuz: f = {57344, 61440, true, 0x80}; break;
+    default: return from_f32(x, to);
+  }
+  Tensor limited = x;
+  for (float& v : limited.write<float>()) v = std::isnan(v) ? v : std::clamp(v, -f.largest, f.largest);
+  Tensor result = from_f32(limited, to);
+  if (saturate) return result;
+  auto codes = result.write<std::uint8_t>();
+  const auto in = x.read<float>();
+  for (std::size_t i = 0; i < codes.size(); ++i) {
+    const float v = std::abs(in[i]);
+    if (v < f.beyond || (v == f.beyond && !f.at_beyond) || std::isnan(v)) continue;
+    codes[i] = static_cast<std::uint8_t>(f.overflow | (in[i] < 0 ? 0x80 : 0));
+  }
+  return result;
+}
+
+Tensor cast(Threads& threads, const Tensor& x, DType to, bool saturate) {
   if (x.dtype() == to) return x;
   if (x.dtype() == DType::string) return from_strings(x, to);
   if (to == DType::string) refuse("numbers are not cast to strings here");
@@ -68,32 +112,27 @@ Tensor cast(Threads& threads, const Tensor& x, DType to) {
   }
   const Tensor middle = has_plain_type(x.dtype()) ? cast_plain(threads, x, DType::f32) : to_f32(x);
   if (has_plain_type(to)) return cast_plain(threads, middle, to);
-  const bool small_integer = to == DType::i4 || to == DType::u4 || to == DType::i2 || to == DType::u2;
-  if (!small_integer) return from_f32(middle, to);
-  Tensor whole = middle;
-  for (float& v : whole.write<float>()) v = std::trunc(v);
-  return from_f32(whole, to);
+  if (to == DType::i4 || to == DType::u4 || to == DType::i2 || to == DType::u2) {
+    return low_bits(cast_plain(threads, middle, DType::i64), to);
+  }
+  return to_minifloat(middle, to, saturate);
 }
 
 DType target_of(const Attrs& attrs, const Node& node) {
-  if (const Attr* to = attrs.find("to"); to != nullptr && std::holds_alternative<std::string>(to->value)) {
-    // Before opset 6 the type was spelled out.
-    const std::string& name = std::get<std::string>(to->value);
-    constexpr std::string_view names[] = {"",      "FLOAT",  "UINT8", "INT8",    "UINT16", "INT16",  "INT32",
-                                          "INT64", "STRING", "BOOL",  "FLOAT16", "DOUBLE", "UINT32", "UINT64"};
-    for (std::int32_t i = 1; i < static_cast<std::int32_t>(std::size(names)); ++i) {
-      if (names[i] == name) return *dtype_of_onnx(i);
-    }
-    refuse("\"" + name + "\" is not a type");
-  }
   const std::int64_t number = attrs.get("to", std::int64_t{0});
   const auto dtype = dtype_of_onnx(number > 0 && number < 1000 ? static_cast<std::int32_t>(number) : 0);
   if (!dtype) refuse(node.op + " goes to a type with number " + std::to_string(number) + ", which does not exist");
   return *dtype;
 }
 
-void forward_cast(const OpContext& ctx) { ctx.out(0, cast(ctx.threads, ctx.in(0), target_of(ctx.attrs(), ctx.node))); }
-void forward_cast_like(const OpContext& ctx) { ctx.out(0, cast(ctx.threads, ctx.in(0), ctx.in(1).dtype())); }
+bool saturates(const Attrs& attrs) { return attrs.get("saturate", std::int64_t{1}) != 0; }
+
+void forward_cast(const OpContext& ctx) {
+  ctx.out(0, cast(ctx.threads, ctx.in(0), target_of(ctx.attrs(), ctx.node), saturates(ctx.attrs())));
+}
+void forward_cast_like(const OpContext& ctx) {
+  ctx.out(0, cast(ctx.threads, ctx.in(0), ctx.in(1).dtype(), saturates(ctx.attrs())));
+}
 
 void forward_bit_cast(const OpContext& ctx) {
   const DType to = target_of(ctx.attrs(), ctx.node);
@@ -119,7 +158,7 @@ void infer_cast_like(InferContext& ctx) {
 
 }  // namespace
 
-constinit const OpDef Cast{"Cast", "", 1, infer_cast, forward_cast, backward_cast};
+constinit const OpDef Cast{"Cast", "", 7, infer_cast, forward_cast, backward_cast};
 constinit const OpDef CastLike{"CastLike", "", 15, infer_cast_like, forward_cast_like, backward_cast};
 constinit const OpDef BitCast{"BitCast", "", 26, infer_cast, forward_bit_cast, nullptr};
 

@@ -90,7 +90,7 @@ void forward_loop(const OpContext& ctx) {
       ctx.inputs.begin() + std::min<std::ptrdiff_t>(2, static_cast<std::ptrdiff_t>(ctx.inputs.size())),
       ctx.inputs.end());
   std::vector<std::vector<Tensor>> collected(scans);
-  const std::int64_t most = ctx.has(0) ? to_int64s(ctx.in(0)).at(0) : -1;
+  const std::int64_t most = ctx.has(0) ? one_integer(ctx.in(0), "the trip count") : -1;
   bool go_on = !ctx.has(1) || truth(ctx.in(1));
   for (std::int64_t i = 0; go_on && (!ctx.has(0) || i < most); ++i) {
     std::vector<Tensor> feeds{Tensor::scalar<std::int64_t>(i), Tensor::scalar<bool>(go_on)};
@@ -262,8 +262,8 @@ void infer_scan(InferContext& ctx) {
 
 }  // namespace
 
-constinit const OpDef If{"If", "", 1, infer_if, forward_if, nullptr};
-constinit const OpDef Loop{"Loop", "", 1, infer_loop, forward_loop, nullptr};
+constinit const OpDef If{"If", "", 7, infer_if, forward_if, nullptr};
+constinit const OpDef Loop{"Loop", "", 7, infer_loop, forward_loop, nullptr};
 constinit const OpDef Scan{"Scan", "", 8, infer_scan, forward_scan, nullptr};
 
 }  // namespace qtool::op

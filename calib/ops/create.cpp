@@ -74,6 +74,8 @@ void forward_range(const OpContext& ctx) {
   const Tensor start = widened(ctx.in(0)), limit = widened(ctx.in(1)), delta = widened(ctx.in(2));
   for_number_type(start.dtype(), [&](auto type) {
     using T = decltype(type);
+    if (start.count() != 1 || limit.count() != 1 || delta.count() != 1)
+      refuse("start, limit and delta should be one number each");
     const T a = start.read<T>()[0], b = limit.read<T>()[0], d = delta.read<T>()[0];
     if (d == 0) refuse("a range cannot go in steps of 0");
     const double n = std::ceil((static_cast<double>(b) - static_cast<double>(a)) / static_cast<double>(d));
@@ -91,7 +93,7 @@ void infer_range(InferContext& ctx) {
   t.shape = {-1};
   t.symbols.clear();
   const Tensor &a = ctx.constant(0), &b = ctx.constant(1), &d = ctx.constant(2);
-  if (!a.empty() && !b.empty() && !d.empty() && is_integer(a.dtype()) && to_int64s(d)[0] != 0) {
+  if (a.count() == 1 && b.count() == 1 && d.count() == 1 && is_integer(a.dtype()) && to_int64s(d)[0] != 0) {
     const double n =
         std::ceil(static_cast<double>(to_int64s(b)[0] - to_int64s(a)[0]) / static_cast<double>(to_int64s(d)[0]));
     if (n < 1e15) t.shape = {std::max<std::int64_t>(static_cast<std::int64_t>(n), 0)};
@@ -169,15 +171,15 @@ void forward_bernoulli(const OpContext& ctx) {
 
 }  // namespace
 
-constinit const OpDef Constant{"Constant", "", 1, infer_constant, forward_constant, nullptr};
+constinit const OpDef Constant{"Constant", "", 7, infer_constant, forward_constant, nullptr};
 constinit const OpDef ConstantOfShape{"ConstantOfShape",         "",     9, infer_constant_of_shape,
                                       forward_constant_of_shape, nullptr};
 constinit const OpDef Range{"Range", "", 11, infer_range, forward_range, nullptr};
 constinit const OpDef EyeLike{"EyeLike", "", 9, infer_like, forward_eye_like, nullptr};
-constinit const OpDef RandomNormal{"RandomNormal", "", 1, infer_random, forward_random<true, false>, nullptr};
-constinit const OpDef RandomNormalLike{"RandomNormalLike", "", 1, infer_like, forward_random<true, true>, nullptr};
-constinit const OpDef RandomUniform{"RandomUniform", "", 1, infer_random, forward_random<false, false>, nullptr};
-constinit const OpDef RandomUniformLike{"RandomUniformLike", "", 1, infer_like, forward_random<false, true>, nullptr};
+constinit const OpDef RandomNormal{"RandomNormal", "", 7, infer_random, forward_random<true, false>, nullptr};
+constinit const OpDef RandomNormalLike{"RandomNormalLike", "", 7, infer_like, forward_random<true, true>, nullptr};
+constinit const OpDef RandomUniform{"RandomUniform", "", 7, infer_random, forward_random<false, false>, nullptr};
+constinit const OpDef RandomUniformLike{"RandomUniformLike", "", 7, infer_like, forward_random<false, true>, nullptr};
 constinit const OpDef Bernoulli{"Bernoulli", "", 15, infer_like, forward_bernoulli, nullptr};
 
 }  // namespace qtool::op

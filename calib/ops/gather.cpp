@@ -368,8 +368,7 @@ void infer_compress(InferContext& ctx) {
 }
 
 void forward_one_hot(const OpContext& ctx) {
-  const std::int64_t depth =
-      to_int64s(is_float(ctx.in(1).dtype()) ? from_f32(to_f32(ctx.in(1)), DType::i64) : ctx.in(1)).at(0);
+  const std::int64_t depth = static_cast<std::int64_t>(one_number(ctx.in(1), "the depth"));
   if (depth < 0) refuse("the depth should not be negative");
   const Tensor& given = ctx.in(0);
   const auto indices = to_int64s(is_float(given.dtype()) ? from_f32(to_f32(given), DType::i64) : given);
@@ -411,7 +410,7 @@ void infer_one_hot(InferContext& ctx) {
 
 }  // namespace
 
-constinit const OpDef Gather{"Gather", "", 1, infer_gather, forward_gather, backward_gather};
+constinit const OpDef Gather{"Gather", "", 7, infer_gather, forward_gather, backward_gather};
 constinit const OpDef GatherElements{"GatherElements",        "", 11, infer_gather_elements, forward_gather_elements,
                                      backward_gather_elements};
 constinit const OpDef GatherND{"GatherND", "", 11, infer_gather_nd, forward_gather_nd, backward_gather_nd};

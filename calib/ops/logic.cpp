@@ -36,12 +36,11 @@ Tensor equal_strings(Threads& threads, const Tensor& a, const Tensor& b) {
 
 template <class K>
 void forward_compare(const OpContext& ctx) {
-  const Tensor b_raw = ctx.opset < 7 ? second_operand(ctx) : ctx.in(1);
-  require_same_type(ctx.in(0), b_raw);
+  require_same_type(ctx.in(0), ctx.in(1));
   if constexpr (std::is_same_v<K, EqualOf>) {
-    if (b_raw.dtype() == DType::string) return ctx.out(0, equal_strings(ctx.threads, ctx.in(0), b_raw));
+    if (ctx.in(1).dtype() == DType::string) return ctx.out(0, equal_strings(ctx.threads, ctx.in(0), ctx.in(1)));
   }
-  const Tensor a = widened(ctx.in(0)), b = widened(b_raw);
+  const Tensor a = widened(ctx.in(0)), b = widened(ctx.in(1));
   const Shape shape = broadcast(a.shape(), b.shape());
   Tensor y(DType::boolean, shape);
   for_any_type(a.dtype(), [&](auto type) {
@@ -64,8 +63,7 @@ struct XorOf {
 
 template <class K>
 void forward_logic(const OpContext& ctx) {
-  const Tensor& a = ctx.in(0);
-  const Tensor b = ctx.opset < 7 ? second_operand(ctx) : ctx.in(1);
+  const Tensor &a = ctx.in(0), &b = ctx.in(1);
   if (a.dtype() != DType::boolean || b.dtype() != DType::boolean) refuse("logic takes booleans");
   ctx.out(0, combined<bool>(ctx, a, b, false, K::f));
 }
@@ -89,6 +87,7 @@ void forward_bits(const OpContext& ctx) {
   });
 }
 
+/// Shifts by less than 0 or by the width and more leave 0, or the sign when going right.
 void forward_bit_shift(const OpContext& ctx) {
   const std::string direction = ctx.attrs().get("direction", "");
   if (direction != "LEFT" && direction != "RIGHT") refuse("direction should be LEFT or RIGHT");
@@ -96,14 +95,12 @@ void forward_bit_shift(const OpContext& ctx) {
   require_same_type(ctx.in(0), ctx.in(1));
   for_integer_type(ctx.in(0).dtype(), [&](auto type) {
     using T = decltype(type);
-    if constexpr (std::is_unsigned_v<T>) {
-      ctx.out(0, combined<T>(ctx, ctx.in(0), ctx.in(1), false, [&](T a, T b) -> T {
-                if (b >= std::numeric_limits<T>::digits) return 0;
-                return static_cast<T>(left ? static_cast<std::uint64_t>(a) << b : static_cast<std::uint64_t>(a) >> b);
-              }));
-    } else {
-      refuse_type(ctx.in(0).dtype());
-    }
+    constexpr int width = std::numeric_limits<std::make_unsigned_t<T>>::digits;
+    ctx.out(0, combined<T>(ctx, ctx.in(0), ctx.in(1), false, [&](T a, T b) -> T {
+              const bool inside = b >= T(0) && static_cast<std::uint64_t>(b) < width;
+              if (left) return inside ? static_cast<T>(static_cast<std::uint64_t>(a) << b) : T(0);
+              return inside ? static_cast<T>(a >> b) : (a < T(0) ? static_cast<T>(-1) : T(0));
+            }));
   });
 }
 
@@ -262,7 +259,7 @@ void backward_clip(BackwardContext& ctx) {
 }
 
 template <class K>
-constexpr OpDef compare(std::string_view name, int since = 1) {
+constexpr OpDef compare(std::string_view name, int since = 7) {
   return {name, "", since, infer_broadcast_bool, forward_compare<K>, nullptr};
 }
 
@@ -273,10 +270,10 @@ constinit const OpDef Less = compare<LessOf>("Less");
 constinit const OpDef LessOrEqual = compare<LessOrEqualOf>("LessOrEqual", 12);
 constinit const OpDef Greater = compare<GreaterOf>("Greater");
 constinit const OpDef GreaterOrEqual = compare<GreaterOrEqualOf>("GreaterOrEqual", 12);
-constinit const OpDef And{"And", "", 1, infer_broadcast_bool, forward_logic<AndOf>, nullptr};
-constinit const OpDef Or{"Or", "", 1, infer_broadcast_bool, forward_logic<OrOf>, nullptr};
-constinit const OpDef Xor{"Xor", "", 1, infer_broadcast_bool, forward_logic<XorOf>, nullptr};
-constinit const OpDef Not{"Not", "", 1, infer_bool, forward_not, nullptr};
+constinit const OpDef And{"And", "", 7, infer_broadcast_bool, forward_logic<AndOf>, nullptr};
+constinit const OpDef Or{"Or", "", 7, infer_broadcast_bool, forward_logic<OrOf>, nullptr};
+constinit const OpDef Xor{"Xor", "", 7, infer_broadcast_bool, forward_logic<XorOf>, nullptr};
+constinit const OpDef Not{"Not", "", 7, infer_bool, forward_not, nullptr};
 constinit const OpDef BitShift{"BitShift", "", 11, infer_broadcast, forward_bit_shift, nullptr};
 constinit const OpDef BitwiseAnd{"BitwiseAnd", "", 18, infer_broadcast, forward_bits<BitwiseAndOf>, nullptr};
 constinit const OpDef BitwiseOr{"BitwiseOr", "", 18, infer_broadcast, forward_bits<BitwiseOrOf>, nullptr};
@@ -285,6 +282,6 @@ constinit const OpDef BitwiseNot{"BitwiseNot", "", 18, infer_same, forward_bitwi
 constinit const OpDef IsNaN{"IsNaN", "", 9, infer_bool, forward_is_nan, nullptr};
 constinit const OpDef IsInf{"IsInf", "", 10, infer_bool, forward_is_inf, nullptr};
 constinit const OpDef Where{"Where", "", 9, infer_where, forward_where, backward_where};
-constinit const OpDef Clip{"Clip", "", 1, infer_same, forward_clip, backward_clip};
+constinit const OpDef Clip{"Clip", "", 7, infer_same, forward_clip, backward_clip};
 
 }  // namespace qtool::op

@@ -91,6 +91,7 @@ void forward_last_axes(const OpContext& ctx) {
   const std::int64_t axis = axis_in(ctx.attrs().get("axis", std::int64_t{-1}), x.rank());
   const Shape normalized(x.shape().begin() + axis, x.shape().end());
   const Tensor scale = full_parameter(ctx, 1, normalized), bias = full_parameter(ctx, 2, normalized);
+  if (scale.empty()) refuse("the scale is missing");
   if (scale.dtype() != x.dtype()) refuse("scale and input have different types");
   Tensor y(x.dtype(), x.shape());
   Shape row_shape = x.shape();
@@ -312,9 +313,9 @@ constinit const OpDef LayerNormalization{"LayerNormalization",    "", 1, infer_l
                                          backward_last_axes<true>};
 constinit const OpDef RMSNormalization{"RMSNormalization",       "", 23, infer_same, forward_last_axes<false>,
                                        backward_last_axes<false>};
-constinit const OpDef InstanceNormalization{"InstanceNormalization", "", 1, infer_same, forward_instance,
+constinit const OpDef InstanceNormalization{"InstanceNormalization", "", 7, infer_same, forward_instance,
                                             backward_instance};
 constinit const OpDef GroupNormalization{"GroupNormalization", "", 18, infer_same, forward_group, backward_group};
-constinit const OpDef BatchNormalization{"BatchNormalization", "", 1, infer_same, forward_batch, backward_batch};
+constinit const OpDef BatchNormalization{"BatchNormalization", "", 7, infer_same, forward_batch, backward_batch};
 
 }  // namespace qtool::op

@@ -6,9 +6,6 @@
 
 namespace qtool::op {
 
-/// Operand 1 in the shape that numpy's rules need: before opset 7, `broadcast=1, axis=k` aligned it to axis k of
-/// operand 0.
-Tensor second_operand(const OpContext& ctx);
 /// Error unless both have one element type.
 void require_same_type(const Tensor& a, const Tensor& b);
 

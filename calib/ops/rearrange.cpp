@@ -61,10 +61,11 @@ void backward_depth_to_space(BackwardContext& ctx) {
       space_to_depth(ctx.threads, ctx.grad(0), block_of(ctx, ctx.in(0).shape()), channel_first(ctx.attrs()));
 }
 void forward_space_to_depth(const OpContext& ctx) {
-  ctx.out(0, space_to_depth(ctx.threads, ctx.in(0), block_of(ctx, ctx.in(0).shape()), false));
+  ctx.out(0, space_to_depth(ctx.threads, ctx.in(0), block_of(ctx, ctx.in(0).shape()), channel_first(ctx.attrs())));
 }
 void backward_space_to_depth(BackwardContext& ctx) {
-  ctx.input_gradients[0] = depth_to_space(ctx.threads, ctx.grad(0), block_of(ctx, ctx.in(0).shape()), false);
+  ctx.input_gradients[0] =
+      depth_to_space(ctx.threads, ctx.grad(0), block_of(ctx, ctx.in(0).shape()), channel_first(ctx.attrs()));
 }
 
 template <bool ToSpace>
@@ -125,7 +126,7 @@ Tensor triangle(const Tensor& x, bool upper, std::int64_t k) {
   return y;
 }
 
-std::int64_t diagonal(const Tensor& k) { return k.empty() ? 0 : to_int64s(k).at(0); }
+std::int64_t diagonal(const Tensor& k) { return k.empty() ? 0 : one_integer(k, "k"); }
 
 void forward_trilu(const OpContext& ctx) {
   ctx.out(0, triangle(ctx.in(0), ctx.attrs().get("upper", std::int64_t{1}) != 0, diagonal(ctx.in(1))));
@@ -163,14 +164,14 @@ Tensor running(const Tensor& x, std::int64_t axis, bool exclusive, bool reverse)
 template <bool Product>
 void forward_running(const OpContext& ctx) {
   const Tensor x = widened(ctx.in(0));
-  const std::int64_t axis = axis_in(to_int64s(ctx.in(1)).at(0), x.rank());
+  const std::int64_t axis = axis_in(one_integer(ctx.in(1), "the axis"), x.rank());
   ctx.out(0, narrowed(running<Product>(x, axis, ctx.attrs().get("exclusive", std::int64_t{0}) != 0,
                                        ctx.attrs().get("reverse", std::int64_t{0}) != 0),
                       ctx.in(0).dtype()));
 }
 
 void backward_cum_sum(BackwardContext& ctx) {  // the sum of what comes after, in place of what comes before
-  const std::int64_t axis = axis_in(to_int64s(ctx.in(1)).at(0), ctx.in(0).rank());
+  const std::int64_t axis = axis_in(one_integer(ctx.in(1), "the axis"), ctx.in(0).rank());
   ctx.input_gradients[0] = running<false>(ctx.grad(0), axis, ctx.attrs().get("exclusive", std::int64_t{0}) != 0,
                                           ctx.attrs().get("reverse", std::int64_t{0}) == 0);
 }
@@ -278,16 +279,16 @@ void infer_det(InferContext& ctx) {
 
 }  // namespace
 
-constinit const OpDef DepthToSpace{"DepthToSpace",         "", 1, infer_blocks<true>, forward_depth_to_space,
+constinit const OpDef DepthToSpace{"DepthToSpace",         "", 7, infer_blocks<true>, forward_depth_to_space,
                                    backward_depth_to_space};
-constinit const OpDef SpaceToDepth{"SpaceToDepth",         "", 1, infer_blocks<false>, forward_space_to_depth,
+constinit const OpDef SpaceToDepth{"SpaceToDepth",         "", 7, infer_blocks<false>, forward_space_to_depth,
                                    backward_space_to_depth};
 constinit const OpDef ReverseSequence{"ReverseSequence", "", 10, infer_same, forward_reverse_sequence, nullptr};
 constinit const OpDef Trilu{"Trilu", "", 14, infer_same, forward_trilu, backward_trilu};
 constinit const OpDef CumSum{"CumSum", "", 11, infer_same, forward_running<false>, backward_cum_sum};
 constinit const OpDef CumProd{"CumProd", "", 26, infer_same, forward_running<true>, nullptr};
-constinit const OpDef Crop{"Crop", "", 1, infer_crop, forward_crop, nullptr};
-constinit const OpDef ImageScaler{"ImageScaler", "", 1, infer_same, forward_image_scaler, backward_image_scaler};
+constinit const OpDef Crop{"Crop", "", 7, infer_crop, forward_crop, nullptr};
+constinit const OpDef ImageScaler{"ImageScaler", "", 7, infer_same, forward_image_scaler, backward_image_scaler};
 constinit const OpDef Det{"Det", "", 11, infer_det, forward_det, nullptr};
 
 }  // namespace qtool::op

@@ -337,7 +337,7 @@ void infer_arg(InferContext& ctx) {
 
 template <class K>
 constexpr OpDef reduce(std::string_view name, void (*backward)(BackwardContext&)) {
-  return {name, "", 1, infer_reduce, forward_reduce<K>, backward};
+  return {name, "", 7, infer_reduce, forward_reduce<K>, backward};
 }
 
 }  // namespace
@@ -352,7 +352,7 @@ constinit const OpDef ReduceLogSumExp = reduce<LogSumExpOf>("ReduceLogSumExp", b
 constinit const OpDef ReduceProd = reduce<ProdOf>("ReduceProd", backward_prod);
 constinit const OpDef ReduceMax = reduce<MaxOf>("ReduceMax", backward_extreme);
 constinit const OpDef ReduceMin = reduce<MinOf>("ReduceMin", backward_extreme);
-constinit const OpDef ArgMax{"ArgMax", "", 1, infer_arg, forward_arg<true>, nullptr};
-constinit const OpDef ArgMin{"ArgMin", "", 1, infer_arg, forward_arg<false>, nullptr};
+constinit const OpDef ArgMax{"ArgMax", "", 7, infer_arg, forward_arg<true>, nullptr};
+constinit const OpDef ArgMin{"ArgMin", "", 7, infer_arg, forward_arg<false>, nullptr};
 
 }  // namespace qtool::op

@@ -104,9 +104,9 @@ void forward_lrn(const OpContext& ctx) {
 
 }  // namespace
 
-constinit const OpDef LpNormalization{"LpNormalization", "", 1, infer_same, forward_lp, nullptr};
+constinit const OpDef LpNormalization{"LpNormalization", "", 7, infer_same, forward_lp, nullptr};
 constinit const OpDef MeanVarianceNormalization{"MeanVarianceNormalization", "",     1, infer_same,
                                                 forward_mean_variance,       nullptr};
-constinit const OpDef LRN{"LRN", "", 1, infer_same, forward_lrn, nullptr};
+constinit const OpDef LRN{"LRN", "", 7, infer_same, forward_lrn, nullptr};
 
 }  // namespace qtool::op

@@ -14,7 +14,7 @@ std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
 
 template <class Context>
 std::int64_t k_of(const Context& ctx, const Tensor& k) {
-  return ctx.opset < 10 ? ctx.attrs().get("k", std::int64_t{-1}) : to_int64s(k).at(0);
+  return ctx.opset < 10 ? ctx.attrs().get("k", std::int64_t{-1}) : one_integer(k, "k");
 }
 
 void forward_top_k(const OpContext& ctx) {
@@ -201,10 +201,10 @@ void forward_non_max_suppression(const OpContext& ctx) {
       boxes.shape()[1] != scores.shape()[2]) {
     refuse("boxes should be [batch, n, 4] and scores [batch, classes, n]");
   }
-  const std::int64_t most = ctx.has(2) ? to_int64s(ctx.in(2)).at(0) : 0;
-  const float limit = ctx.has(3) ? ctx.in(3).read<float>()[0] : 0.0f;
+  const std::int64_t most = ctx.has(2) ? one_integer(ctx.in(2), "the largest number of boxes") : 0;
+  const float limit = ctx.has(3) ? static_cast<float>(one_number(ctx.in(3), "the limit of overlap")) : 0.0f;
   const bool thresholded = ctx.has(4);
-  const float least = thresholded ? ctx.in(4).read<float>()[0] : 0.0f;
+  const float least = thresholded ? static_cast<float>(one_number(ctx.in(4), "the least score")) : 0.0f;
   const bool centred = ctx.attrs().get("center_point_box", std::int64_t{0}) != 0;
   const std::int64_t n = boxes.shape()[1], classes = scores.shape()[1];
   const auto b = boxes.read<float>(), s = scores.read<float>();
@@ -243,7 +243,7 @@ void infer_non_max_suppression(InferContext& ctx) { ctx.out(0, DType::i64, {-1, 
 
 }  // namespace
 
-constinit const OpDef TopK{"TopK", "", 1, infer_top_k, forward_top_k, backward_top_k};
+constinit const OpDef TopK{"TopK", "", 7, infer_top_k, forward_top_k, backward_top_k};
 constinit const OpDef NonZero{"NonZero", "", 9, infer_non_zero, forward_non_zero, nullptr};
 constinit const OpDef Unique{"Unique", "", 11, infer_unique, forward_unique, nullptr};
 constinit const OpDef NonMaxSuppression{"NonMaxSuppression",         "",     10, infer_non_max_suppression,

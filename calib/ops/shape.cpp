@@ -47,13 +47,9 @@ Shape reshape_target(const Shape& from, std::vector<std::int64_t> wanted, bool a
   return wanted;
 }
 
-std::vector<std::int64_t> reshape_wish(const OpContext& ctx) {
-  return ctx.has(1) ? to_int64s(ctx.in(1)) : ctx.attrs().get("shape", std::vector<std::int64_t>{});
-}
-
 void forward_reshape(const OpContext& ctx) {
   const bool allow_zero = ctx.attrs().get("allowzero", std::int64_t{0}) != 0;
-  ctx.out(0, ctx.in(0).reshaped(reshape_target(ctx.in(0).shape(), reshape_wish(ctx), allow_zero)));
+  ctx.out(0, ctx.in(0).reshaped(reshape_target(ctx.in(0).shape(), to_int64s(ctx.in(1)), allow_zero)));
 }
 
 void infer_reshape(InferContext& ctx) {
@@ -64,8 +60,6 @@ void infer_reshape(InferContext& ctx) {
   std::vector<std::int64_t> wanted;
   if (!ctx.constant(1).empty()) {
     wanted = to_int64s(ctx.constant(1));
-  } else if (ctx.inputs.size() < 2 && ctx.attrs().has("shape")) {
-    wanted = ctx.attrs().get("shape", std::vector<std::int64_t>{});
   } else {
     if (const Type& shape = ctx.in(1);
         shape.known_rank && shape.shape.size() == 1 && shape.shape[0] >= 0 && shape.shape[0] <= 64) {
@@ -228,7 +222,7 @@ void forward_identity(const OpContext& ctx) { ctx.out(0, ctx.in(0)); }
 /// At inference: the identity, with a mask of ones.
 void forward_dropout(const OpContext& ctx) {
   if (ctx.has(2) && to_int64s(ctx.in(2)) == std::vector<std::int64_t>{1}) {
-    const float ratio = ctx.has(1) ? to_f32(ctx.in(1)).read<float>()[0] : 0.5f;
+    const double ratio = ctx.has(1) ? one_number(ctx.in(1), "the ratio") : 0.5;
     if (ratio != 0) refuse("Dropout in training mode cannot be quantized");
   }
   if (ctx.wants(1)) {
@@ -342,14 +336,7 @@ void infer_expand(InferContext& ctx) {
 
 void forward_tile(const OpContext& ctx) {
   const Tensor& x = ctx.in(0);
-  std::vector<std::int64_t> repeats;
-  if (ctx.opset < 6) {  // one axis
-    repeats.assign(x.shape().size(), 1);
-    const std::int64_t axis = axis_in(to_int64s(ctx.in(2)).at(0), x.rank());
-    repeats[static_cast<std::size_t>(axis)] = to_int64s(ctx.in(1)).at(0);
-  } else {
-    repeats = to_int64s(ctx.in(1));
-  }
+  const std::vector<std::int64_t> repeats = to_int64s(ctx.in(1));
   if (repeats.size() != x.shape().size()) refuse("repeats should have one entry per axis");
   // Every axis becomes two, of which the first is walked with step 0.
   Shape shape, split;
@@ -383,7 +370,7 @@ void infer_tile(InferContext& ctx) {
   t.symbols.clear();
   const std::vector<std::int64_t> repeats =
       ctx.constant(1).empty() ? std::vector<std::int64_t>{} : to_int64s(ctx.constant(1));
-  const bool known = ctx.opset >= 6 && t.known_rank && repeats.size() == t.shape.size();
+  const bool known = t.known_rank && repeats.size() == t.shape.size();
   for (std::size_t i = 0; i < t.shape.size(); ++i) {
     t.shape[i] = known && t.shape[i] >= 0 && repeats[i] >= 0 ? element_count({t.shape[i], repeats[i]}) : -1;
   }
@@ -392,16 +379,16 @@ void infer_tile(InferContext& ctx) {
 
 }  // namespace
 
-constinit const OpDef Reshape{"Reshape", "", 1, infer_reshape, forward_reshape, backward_reshape};
-constinit const OpDef Flatten{"Flatten", "", 1, infer_flatten, forward_flatten, backward_reshape};
-constinit const OpDef Squeeze{"Squeeze", "", 1, infer_squeeze, forward_squeeze, backward_reshape};
-constinit const OpDef Unsqueeze{"Unsqueeze", "", 1, infer_unsqueeze, forward_unsqueeze, backward_reshape};
-constinit const OpDef Shape_{"Shape", "", 1, infer_shape, forward_shape, nullptr};
-constinit const OpDef Size{"Size", "", 1, infer_size, forward_size, nullptr};
-constinit const OpDef Identity{"Identity", "", 1, infer_same, forward_identity, backward_reshape};
-constinit const OpDef Dropout{"Dropout", "", 1, infer_dropout, forward_dropout, backward_reshape};
-constinit const OpDef Transpose{"Transpose", "", 1, infer_transpose, forward_transpose, backward_transpose};
+constinit const OpDef Reshape{"Reshape", "", 7, infer_reshape, forward_reshape, backward_reshape};
+constinit const OpDef Flatten{"Flatten", "", 7, infer_flatten, forward_flatten, backward_reshape};
+constinit const OpDef Squeeze{"Squeeze", "", 7, infer_squeeze, forward_squeeze, backward_reshape};
+constinit const OpDef Unsqueeze{"Unsqueeze", "", 7, infer_unsqueeze, forward_unsqueeze, backward_reshape};
+constinit const OpDef Shape_{"Shape", "", 7, infer_shape, forward_shape, nullptr};
+constinit const OpDef Size{"Size", "", 7, infer_size, forward_size, nullptr};
+constinit const OpDef Identity{"Identity", "", 7, infer_same, forward_identity, backward_reshape};
+constinit const OpDef Dropout{"Dropout", "", 7, infer_dropout, forward_dropout, backward_reshape};
+constinit const OpDef Transpose{"Transpose", "", 7, infer_transpose, forward_transpose, backward_transpose};
 constinit const OpDef Expand{"Expand", "", 8, infer_expand, forward_expand, backward_expand};
-constinit const OpDef Tile{"Tile", "", 1, infer_tile, forward_tile, backward_tile};
+constinit const OpDef Tile{"Tile", "", 7, infer_tile, forward_tile, backward_tile};
 
 }  // namespace qtool::op

@@ -17,14 +17,14 @@ std::size_t bytes_of(DType t, std::int64_t count) {
   return byte_size(t, count);
 }
 
-std::int64_t concat_axis(const Attrs& attrs, std::int64_t opset, std::int64_t rank) {
-  return axis_in(attrs.get("axis", std::int64_t{opset < 4 ? 1 : 0}), rank);
+std::int64_t concat_axis(const Attrs& attrs, std::int64_t rank) {
+  return axis_in(attrs.get("axis", std::int64_t{0}), rank);
 }
 
 void forward_concat(const OpContext& ctx) {
   if (ctx.inputs.empty()) refuse("there is nothing to concatenate");
   const Tensor& first = ctx.in(0);
-  const std::int64_t axis = concat_axis(ctx.attrs(), ctx.opset, first.rank());
+  const std::int64_t axis = concat_axis(ctx.attrs(), first.rank());
   Shape shape = first.shape();
   shape[at(axis)] = 0;
   for (const Tensor& x : ctx.inputs) {
@@ -71,7 +71,7 @@ Tensor part_of(Threads& threads, const Tensor& x, std::int64_t axis, std::int64_
 }
 
 void backward_concat(BackwardContext& ctx) {
-  const std::int64_t axis = concat_axis(ctx.attrs(), ctx.opset, ctx.in(0).rank());
+  const std::int64_t axis = concat_axis(ctx.attrs(), ctx.in(0).rank());
   std::int64_t start = 0;
   for (std::size_t k = 0; k < ctx.inputs.size(); ++k) {
     const std::int64_t n = ctx.in(k).shape()[at(axis)];
@@ -90,7 +90,7 @@ void infer_concat(InferContext& ctx) {
     t.shape.clear();
     return ctx.out(0, std::move(t));
   }
-  const std::size_t axis = at(concat_axis(ctx.attrs(), ctx.opset, static_cast<std::int64_t>(t.shape.size())));
+  const std::size_t axis = at(concat_axis(ctx.attrs(), static_cast<std::int64_t>(t.shape.size())));
   t.symbols.resize(t.shape.size());
   for (std::size_t d = 0; d < t.shape.size(); ++d) {
     if (d == axis) {
@@ -324,7 +324,7 @@ template <class Context>
 Padding padding_of(const Context& ctx, std::size_t rank, const Tensor& pads, const Tensor& axes_given) {
   std::vector<std::int64_t> amounts;
   if (ctx.opset < 11) {
-    amounts = ctx.attrs().get(ctx.opset < 2 ? "paddings" : "pads", std::vector<std::int64_t>{});
+    amounts = ctx.attrs().get("pads", std::vector<std::int64_t>{});
   } else {
     amounts = to_int64s(pads);
   }
@@ -469,9 +469,9 @@ void infer_pad(InferContext& ctx) {
 
 }  // namespace
 
-constinit const OpDef Concat{"Concat", "", 1, infer_concat, forward_concat, backward_concat};
-constinit const OpDef Split{"Split", "", 1, infer_split, forward_split, backward_split};
-constinit const OpDef Slice{"Slice", "", 1, infer_slice, forward_slice, backward_slice};
-constinit const OpDef Pad{"Pad", "", 1, infer_pad, forward_pad, backward_pad};
+constinit const OpDef Concat{"Concat", "", 7, infer_concat, forward_concat, backward_concat};
+constinit const OpDef Split{"Split", "", 7, infer_split, forward_split, backward_split};
+constinit const OpDef Slice{"Slice", "", 7, infer_slice, forward_slice, backward_slice};
+constinit const OpDef Pad{"Pad", "", 7, infer_pad, forward_pad, backward_pad};
 
 }  // namespace qtool::op

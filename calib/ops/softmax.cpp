@@ -110,9 +110,9 @@ void backward_rows(BackwardContext& ctx) {
 
 }  // namespace
 
-constinit const OpDef Softmax{"Softmax", "", 1, infer_same, forward_rows<SoftmaxOf>, backward_rows<SoftmaxOf>};
+constinit const OpDef Softmax{"Softmax", "", 7, infer_same, forward_rows<SoftmaxOf>, backward_rows<SoftmaxOf>};
 constinit const OpDef LogSoftmax{
     "LogSoftmax", "", 1, infer_same, forward_rows<LogSoftmaxOf>, backward_rows<LogSoftmaxOf>};
-constinit const OpDef Hardmax{"Hardmax", "", 1, infer_same, forward_rows<HardmaxOf>, nullptr};
+constinit const OpDef Hardmax{"Hardmax", "", 7, infer_same, forward_rows<HardmaxOf>, nullptr};
 
 }  // namespace qtool::op

@@ -54,6 +54,16 @@ Tensor repacked(const Tensor& codes, DType dtype) {
 
 }  // namespace
 
+std::int64_t one_integer(const Tensor& t, const char* name) {
+  if (t.count() != 1 || is_float(t.dtype())) refuse(std::string(name) + " should be one integer");
+  return to_int64s(t)[0];
+}
+
+double one_number(const Tensor& t, const char* name) {
+  if (t.count() != 1) refuse(std::string(name) + " should be one number");
+  return t.dtype() == DType::f64 ? t.read<double>()[0] : static_cast<double>(to_f32(t).read<float>()[0]);
+}
+
 std::int64_t axis_in(std::int64_t axis, std::int64_t rank) {
   if (axis < -rank || axis >= rank) {
     refuse("axis " + std::to_string(axis) + " is out of range for rank " + std::to_string(rank));
@@ -69,9 +79,7 @@ std::vector<std::int64_t> axes_in(std::vector<std::int64_t> axes, std::int64_t r
 }
 
 std::int64_t extent(const Shape& shape, std::int64_t begin, std::int64_t end) {
-  std::int64_t n = 1;
-  for (std::int64_t i = begin; i < end; ++i) n *= shape[static_cast<std::size_t>(i)];
-  return n;
+  return element_count(Shape(shape.begin() + begin, shape.begin() + end));
 }
 
 std::vector<std::int64_t> strides_of(const Shape& shape) {
@@ -79,7 +87,8 @@ std::vector<std::int64_t> strides_of(const Shape& shape) {
   std::int64_t step = 1;
   for (std::size_t i = shape.size(); i-- > 0;) {
     strides[i] = step;
-    step *= shape[i];
+    // Only beside an extent of 0 can this overflow, where nothing is ever read.
+    if (__builtin_mul_overflow(step, shape[i], &step)) step = 0;
   }
   return strides;
 }

@@ -63,11 +63,15 @@ void for_any_type(DType dtype, F&& f) {
   for_number_type(dtype, std::forward<F>(f));
 }
 
+/// The value of an operand that should be one number; `name` says which.
+std::int64_t one_integer(const Tensor& t, const char* name);
+double one_number(const Tensor& t, const char* name);
+
 /// Axis in [0, rank) from one in [-rank, rank).
 std::int64_t axis_in(std::int64_t axis, std::int64_t rank);
 /// The same for a list; sorted, Error on a repeated axis.
 std::vector<std::int64_t> axes_in(std::vector<std::int64_t> axes, std::int64_t rank);
-/// Product of shape[begin, end).
+/// Product of shape[begin, end); Error where element_count() gives one.
 std::int64_t extent(const Shape& shape, std::int64_t begin, std::int64_t end);
 /// Elements between neighbours along each axis of a dense row-major tensor.
 std::vector<std::int64_t> strides_of(const Shape& shape);

@@ -54,7 +54,7 @@ void backward_unary(BackwardContext& ctx) {
 }
 
 template <class K>
-constexpr OpDef unary(std::string_view name, int since = 1) {
+constexpr OpDef unary(std::string_view name, int since = 7) {
   if constexpr (requires(const K k) { k.df(0.0f, 0.0f); }) {
     return {name, "", since, infer_same, forward_unary<K>, backward_unary<K>};
   } else {

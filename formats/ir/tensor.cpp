@@ -49,7 +49,7 @@ std::int64_t element_count(const Shape& shape) {
   }
   if (zero) return 0;
   for (const std::int64_t d : shape) {
-    if (n > (std::int64_t{1} << 62) / d) throw Error(Code::input, "the shape " + to_string(shape) + " is too large");
+    if (n > (std::int64_t{1} << 58) / d) throw Error(Code::input, "the shape " + to_string(shape) + " is too large");
     n *= d;
   }
   return n;

@@ -76,6 +76,7 @@ const Case cases[] = {
     {"Div", "float[2, 3] a, float[3] b", "y = Div(a, b)", 0.5, 2},
     {"Pow", "float[2, 3] a, float[3] b", "y = Pow(a, b)", 0.5, 2},
     {"PRelu", "float[2, 3, 4] x, float[3, 1] s", "y = PRelu(x, s)"},
+    {"SwiGLU", "float[3, 4] a, float[3, 4] b", "y = SwiGLU<alpha = 1.5>(a, b)", -2, 2, 28},
     {"Max", "float[3, 4] a, float[4] b, float[3, 1] c", "y = Max(a, b, c)"},
     {"Min", "float[3, 4] a, float[4] b, float[3, 1] c", "y = Min(a, b, c)"},
     {"Sum", "float[3, 4] a, float[4] b, float[3, 1] c", "y = Sum(a, b, c)"},
