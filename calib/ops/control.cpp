@@ -231,9 +231,28 @@ void forward_scan(const OpContext& ctx) {
   for (std::size_t k = 0; k < results.size(); ++k) ctx.out(k, std::move(results[k]));
 }
 
+/// Opset 8: without the batch axis, and for sequences without the one after it, the types are those of the body.
+void infer_scan_batched(InferContext& ctx, std::size_t sequences) {
+  std::vector<Type> inputs(ctx.inputs.begin() + 1, ctx.inputs.end());
+  const std::size_t states = inputs.size() - std::min(sequences, inputs.size());
+  for (std::size_t k = 0; k < inputs.size(); ++k) {
+    Type& t = inputs[k];
+    const std::size_t drop = std::min<std::size_t>(k < states ? 1 : 2, t.shape.size());
+    t.symbols.clear();
+    t.shape.erase(t.shape.begin(), t.shape.begin() + static_cast<std::ptrdiff_t>(drop));
+  }
+  auto results = ctx.infer_body("body", inputs);
+  for (std::size_t k = 0; k < results.size(); ++k) {
+    results[k].symbols.clear();
+    results[k].shape.insert(results[k].shape.begin(), k < states ? 1 : 2, -1);
+    ctx.out(k, std::move(results[k]));
+  }
+}
+
 void infer_scan(InferContext& ctx) {
   const std::int64_t count = ctx.attrs().get("num_scan_inputs", std::int64_t{0});
-  if (ctx.opset < 9 || count < 1 || at(count) > ctx.inputs.size()) return;
+  if (count < 1 || at(count) > ctx.inputs.size()) return;
+  if (ctx.opset < 9) return infer_scan_batched(ctx, at(count));
   const std::vector<std::int64_t> none;
   const auto in_axes = ctx.attrs().get("scan_input_axes", none), out_axes = ctx.attrs().get("scan_output_axes", none);
   const std::size_t states = ctx.inputs.size() - at(count);

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "calib/op.h"
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "formats/file/reader.h"
@@ -53,6 +54,32 @@ std::vector<fs::path> numbered(const fs::path& folder, const std::string& stem) 
   return files;
 }
 
+/// What infer_types() says of the outputs, with nothing declared but inputs and constants.
+std::vector<Type> inferred(const Graph& graph) {
+  Graph blank = graph;
+  for (const ValueId v : blank.values()) {
+    const bool input = std::find(blank.inputs.begin(), blank.inputs.end(), v) != blank.inputs.end();
+    if (!input && !blank.is_constant(v)) blank[v].type = Type();
+  }
+  infer_types(blank);
+  std::vector<Type> types;
+  for (const Use& use : blank.outputs) types.push_back(blank[use.value].type);
+  return types;
+}
+
+/// Element types must be known, extents may be; what is known must be true.
+std::optional<std::string> check_inferred(const Type& type, const Tensor& actual) {
+  if (!type.known_dtype) return "the type is not inferred";
+  if (type.dtype != actual.dtype()) return "inferred type " + std::string(name_of(type.dtype));
+  if (!type.known_rank) return std::nullopt;
+  bool fits = type.shape.size() == actual.shape().size();
+  for (std::size_t d = 0; fits && d < type.shape.size(); ++d) {
+    fits = type.shape[d] < 0 || type.shape[d] == actual.shape()[d];
+  }
+  return fits ? std::nullopt
+              : std::optional("inferred shape " + to_string(type.shape) + " for " + to_string(actual.shape()));
+}
+
 std::optional<std::string> run_data_set(const Graph& graph, const Executor& executor, const fs::path& folder) {
   std::vector<ValueId> open;
   for (const ValueId v : graph.inputs) {
@@ -66,11 +93,13 @@ std::optional<std::string> run_data_set(const Graph& graph, const Executor& exec
   }
   const std::vector<Tensor> results = executor.run(feeds);
   if (results.size() != outputs.size()) return "another number of outputs";
+  const std::vector<Type> types = inferred(graph);
   for (std::size_t i = 0; i < results.size(); ++i) {
     if (auto wrong =
             difference(results[i], as_declared(tensor_of(outputs[i]), graph, graph.outputs[i].value), 1e-3, 1e-7)) {
       return "output " + std::to_string(i) + ": " + *wrong;
     }
+    if (auto wrong = check_inferred(types[i], results[i])) return "output " + std::to_string(i) + ": " + *wrong;
   }
   return std::nullopt;
 }
