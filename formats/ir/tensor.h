@@ -59,7 +59,8 @@ bool is_integer(DType);
 
 /// Extents; -1: known only when run.
 using Shape = std::vector<std::int64_t>;
-/// Product of the extents. Error(Code::input) on a negative extent or on more than 2^58 elements (whose bytes are still counted in 64 bits).
+/// Product of the extents. Error(Code::input) on a negative extent or on more than 2^58 elements (whose bytes are still
+/// counted in 64 bits).
 std::int64_t element_count(const Shape&);
 /// "[1, 3, ?, ?]".
 std::string to_string(const Shape&);
