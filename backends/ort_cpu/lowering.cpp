@@ -184,7 +184,8 @@ Graph Lowering::finish() {
     out.erase(v);
   }
   ModelInfo model = out.model ? *out.model : ModelInfo{};
-  std::int64_t ir = std::max(model.ir_version, ir_of_opset(out.opset()));
+  // A newer IR than the target loads is not needed for its own sake, only for types and opset.
+  std::int64_t ir = std::max(std::min(model.ir_version, target.max_ir), ir_of_opset(out.opset()));
   for (const ValueId v : out.values()) {
     if (out.is_constant(v)) ir = std::max(ir, ir_of_type(out[v].data.dtype()));
   }

@@ -12,6 +12,7 @@ namespace qtool::ort_cpu {
 namespace {
 
 constexpr float int32_highest = 2147483520.0F;  // the largest float below 2^31
+constexpr float smallest_product = 0x1p-100F;   // of scales: far from numbers that lose digits or vanish
 
 bool is_product(const Node& node) { return node.op == "Conv" || node.op == "Gemm" || node.op == "MatMul"; }
 
@@ -166,19 +167,18 @@ class StaticRule {
     const Tensor bias_data = to_f32(l_.decided[bias_value].data);
     const auto b = bias_data.read<float>();
     const float x_scale = x_spec->scale.read<float>()[0];
-    const std::size_t channels = static_cast<std::size_t>(spec.scale.count());
-    std::vector<float> factor(channels, 1.0F);
+    std::vector<float> scales(spec.scale.read<float>().begin(), spec.scale.read<float>().end());
     bool any = false;
     for (std::size_t c = 0; c < b.size(); ++c) {
-      const std::size_t at = channels == 1 ? 0 : c;
-      const float product = x_scale * spec.scale.read<float>()[at];
-      const float needed = std::abs(b[c]) / int32_highest;
-      if (product < needed) factor[at] = std::max(factor[at], needed / product * 1.0001F), any = true;
+      float& scale = scales[scales.size() == 1 ? 0 : c];
+      const float needed = std::max(std::abs(b[c]) / int32_highest, smallest_product);
+      if (x_scale * scale >= needed) continue;
+      scale = needed / x_scale * 1.0001F;  // a little more, for the rounding of the product
+      any = true;
     }
     if (!any) return;
     const Tensor real = dequantize(spec.codes, spec);
-    auto scales = spec.scale.write<float>();
-    for (std::size_t c = 0; c < channels; ++c) scales[c] *= factor[c];
+    spec.scale = Tensor::of<float>(spec.scale.shape(), std::span<const float>(scales));
     spec.codes = Tensor();
     spec.codes = quantize(real, spec);
     l_.costs(n, "a weight scale was enlarged so that the bias fits into int32");

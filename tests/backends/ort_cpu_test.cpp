@@ -282,6 +282,24 @@ TEST_CASE("a channel too small to carry its bias as int32 gets a larger scale") 
   CHECK(static_cast<double>(b[1]) * 0.5 * static_cast<double>(s_w[1]) == doctest::Approx(1000.0));
 }
 
+TEST_CASE("a channel of vanishing weights gets a scale that is a normal number, also with a bias of 0") {
+  Graph g = parse(
+      "g (float[3,2] x) => (float[3,2] y) < float[2,2] w = {1.0, 1e-37, 1.0, 1e-37}, float[2] b = {1.0, 0.0} > "
+      "{ y = Gemm (x, w, b) }");
+  decide(g, "y", 0, u8(0.5F, 0));
+  decide(g, "y", 1, i8(1));
+  decide(g, "y", 2, bias());
+  CHECK(data(lower(g).graph, "b_scale").read<float>()[1] >= 0x1p-100F);
+}
+
+TEST_CASE("versions: an IR newer than the target's is not kept for its own sake") {
+  Graph g = parse(plane + "{ y = MatMul (x, w) }");
+  ModelInfo model = *g.model;
+  model.ir_version = 14;
+  g.model = std::make_shared<const ModelInfo>(model);
+  CHECK(lower(g).graph.model->ir_version == 13);
+}
+
 TEST_CASE("a graph output that two readers share keeps its name") {
   Graph g = parse(picture + "{ y = Conv (x, w)  z = Conv (y, w) }");
   g.outputs.push_back({*g.find_value("z"), nullptr});

@@ -73,6 +73,8 @@ def static_cases():
     yield "Pad, reflected", between(("Pad", "c pads", "d", {"mode": "reflect"}), extra=[tensor("pads", np.array([0, 0, 1, 2, 0, 0, 2, 1]))]), {**same, "Pad": 1}
     yield "depthwise", between(("Conv", "c w3", "e", {"group": 4}), ("Relu", "e", "d", {}), extra=[weight("w3", 4, 1, 3, 3)]), {"QLinearConv": 3, **pair}
     yield "a dead channel", between(("Conv", "c w3 b3", "d", {}), extra=[tensor("w3", np.zeros((4, 4, 1, 1), np.float32)), tensor("b3", np.array([9, -7, 0.5, 0], np.float32))]), {"QLinearConv": 3, **pair}
+    tiny = np.array([1, 1e-40, 1e-20, 1], np.float32)[:, None, None, None] * np.ones((4, 4, 1, 1), np.float32)
+    yield "vanishing weights", between(("Conv", "c w3 b3", "d", {}), extra=[tensor("w3", tiny), tensor("b3", np.array([0, 0, 3, 1], np.float32))]), {"QLinearConv": 3, **pair}
     yield "one weight for two", between(("Conv", "c w3", "e", {}), ("Conv", "e w3", "d", {}), extra=[weight("w3", 4, 4, 1, 1)]), {"QLinearConv": 4, **pair}
     yield "float operators between", between(("Tanh", "c", "t", {}), ("HardSwish", "t", "d", {})), {"QLinearConv": 2, "QuantizeLinear": 2, "DequantizeLinear": 2, "Tanh": 1}
     yield "old operator set", between(("Relu", "c", "r", {}), ("Dropout", "r", "d", {"ratio": 0.5}), opset=10), same
