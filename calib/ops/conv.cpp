@@ -6,6 +6,8 @@
 
 #include "calib/linalg.h"
 #include "calib/ops/operand.h"
+#include "calib/ops/slide.h"
+#include "calib/ops/widest.h"
 
 namespace qtool {
 namespace {
@@ -22,51 +24,23 @@ void fill_bias(const T* bias, std::int64_t channels, std::int64_t width, T* y, s
   for (std::int64_t m = 0; m < channels; ++m) std::fill(y + m * ld, y + m * ld + width, bias[m]);
 }
 
-/// One input channel per output channel: too little arithmetic for a matrix product. Adds one tap after the other to
-/// a row of the output, in the order of the kernel.
-template <class T>
-void depthwise_plane(const Window& w, const T* x, const T* kernel, T bias, T* y) {
-  std::fill(y, y + w.output_size(), bias);
-  for (std::int64_t kd = 0; kd < w.kernel[0]; ++kd) {
-    std::int64_t z0 = 0, z1 = 0;
-    w.valid(0, kd, z0, z1);
-    for (std::int64_t z = z0; z < z1; ++z) {
-      const std::int64_t iz = z * w.stride[0] + kd * w.dilation[0] - w.pad_begin[0];
-      for (std::int64_t row = 0; row < w.output[1]; ++row) {
-        T* to = y + (z * w.output[1] + row) * w.output[2];
-        for (std::int64_t kh = 0; kh < w.kernel[1]; ++kh) {
-          const std::int64_t iy = row * w.stride[1] + kh * w.dilation[1] - w.pad_begin[1];
-          if (iy < 0 || iy >= w.input[1]) continue;
-          const T* line = x + (iz * w.input[1] + iy) * w.input[2];
-          for (std::int64_t kw = 0; kw < w.kernel[2]; ++kw) {
-            const T weight = kernel[(kd * w.kernel[1] + kh) * w.kernel[2] + kw];
-            std::int64_t x0 = 0, x1 = 0;
-            w.valid(2, kw, x0, x1);
-            const T* from = line + kw * w.dilation[2] - w.pad_begin[2];
-            if (w.stride[2] == 1) {
-              for (std::int64_t i = x0; i < x1; ++i) to[i] += weight * from[i];
-            } else {
-              for (std::int64_t i = x0; i < x1; ++i) to[i] += weight * from[i * w.stride[2]];
-            }
-          }
-        }
-      }
-    }
-  }
-}
-
+/// One input channel per output channel: too little arithmetic for a matrix product.
 template <class T>
 void convolve_depthwise(Threads& threads, const Convolution& c, const T* x, const T* kernel, const T* bias, T* y) {
   const Window& w = c.window;
   const std::int64_t channels = c.groups * c.outputs;
   const std::int64_t work = std::max<std::int64_t>(1, w.output_size() * w.kernel_size());
-  const std::int64_t grain = std::max<std::int64_t>(1, (1 << 16) / work);
+  const std::int64_t grain = std::max<std::int64_t>(1, (1 << 17) / work);
   threads.for_each(c.batch * channels, grain, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; ++i) {
-      const std::int64_t n = i / channels, m = i % channels;
-      depthwise_plane(w, x + (n * c.groups + m / c.outputs) * w.input_size(), kernel + m * w.kernel_size(),
-                      bias == nullptr ? T(0) : bias[m], y + i * w.output_size());
-    }
+    std::vector<T> scratch;
+    with_widest_vectors([&]() QTOOL_INLINE {
+      for (std::int64_t i = begin; i < end; ++i) {
+        const std::int64_t n = i / channels, m = i % channels;
+        Slide<AddProduct, T>(w, x + (n * c.groups + m / c.outputs) * w.input_size(), kernel + m * w.kernel_size(),
+                             bias == nullptr ? T(0) : bias[m], y + i * w.output_size())
+            .run(scratch);
+      }
+    });
   });
 }
 

@@ -6,6 +6,8 @@
 #include <limits>
 
 #include "calib/ops/operand.h"
+#include "calib/ops/slide.h"
+#include "calib/ops/widest.h"
 
 namespace qtool {
 namespace {
@@ -46,18 +48,6 @@ constexpr T lowest() {
   } else {
     return std::numeric_limits<T>::lowest();
   }
-}
-
-template <class T>
-void max_plane(const Window& w, const T* x, T* y) {
-  std::fill(y, y + w.output_size(), lowest<T>());
-  for_each_tap(w, x, y, [](T* to, const T* from, std::int64_t first, std::int64_t last, std::int64_t step) {
-    if (step == 1) {
-      for (std::int64_t i = first; i < last; ++i) to[i] = std::max(to[i], from[i]);
-    } else {
-      for (std::int64_t i = first; i < last; ++i) to[i] = std::max(to[i], from[i * step]);
-    }
-  });
 }
 
 /// Position inside the plane of each window's first largest element; -1 for a window that sees padding only.
@@ -112,15 +102,14 @@ template <class T>
 void average_pool(Threads& threads, const Window& w, std::int64_t planes, const std::vector<float>& divisors,
                   const T* x, T* y) {
   threads.for_each(planes, planes_per_task(w), [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t p = begin; p < end; ++p) {
-      T* out = y + p * w.output_size();
-      std::fill(out, out + w.output_size(), T(0));
-      for_each_tap(w, x + p * w.input_size(), out,
-                   [](T* to, const T* from, std::int64_t first, std::int64_t last, std::int64_t step) {
-                     for (std::int64_t i = first; i < last; ++i) to[i] += from[i * step];
-                   });
-      for (std::int64_t i = 0; i < w.output_size(); ++i) out[i] /= static_cast<T>(divisors[at(i)]);
-    }
+    std::vector<T> scratch;
+    with_widest_vectors([&]() QTOOL_INLINE {
+      for (std::int64_t p = begin; p < end; ++p) {
+        T* out = y + p * w.output_size();
+        Slide<AddValue, T>(w, x + p * w.input_size(), nullptr, T(0), out).run(scratch);
+        for (std::int64_t i = 0; i < w.output_size(); ++i) out[i] /= static_cast<T>(divisors[at(i)]);
+      }
+    });
   });
 }
 
@@ -209,7 +198,12 @@ void max_pool(const OpContext& ctx, const Tensor& image, const Window& w, Tensor
   const std::int64_t planes = planes_of(image.shape());
   if (indices.empty()) {
     ctx.threads.for_each(planes, planes_per_task(w), [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t p = begin; p < end; ++p) max_plane(w, x + p * w.input_size(), out + p * w.output_size());
+      std::vector<T> scratch;
+      with_widest_vectors([&]() QTOOL_INLINE {
+        for (std::int64_t p = begin; p < end; ++p) {
+          Slide<TakeLarger, T>(w, x + p * w.input_size(), nullptr, lowest<T>(), out + p * w.output_size()).run(scratch);
+        }
+      });
     });
     return;
   }

@@ -11,6 +11,7 @@
 #include "calib/op.h"
 #include "calib/ops/operand.h"
 #include "calib/ops/vector_math.h"
+#include "calib/ops/widest.h"
 
 namespace qtool::op {
 namespace {
@@ -21,7 +22,9 @@ using Activation = std::function<void(float*, std::int64_t)>;
 template <class F>
 Activation each(F f) {
   return [f](float* x, std::int64_t n) {
-    for (std::int64_t i = 0; i < n; ++i) x[i] = f(x[i]);
+    with_widest_vectors([=]() QTOOL_INLINE {
+      for (std::int64_t i = 0; i < n; ++i) x[i] = f(x[i]);
+    });
   };
 }
 

@@ -3,8 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <type_traits>
 
 #include "calib/ops/rows.h"
+#include "calib/ops/vector_math.h"
+#include "calib/ops/widest.h"
 
 namespace qtool::op {
 namespace {
@@ -33,12 +36,19 @@ struct SoftmaxOf {
   static void f(const T* x, T* y, std::int64_t n, std::int64_t step) {
     T top = -std::numeric_limits<T>::infinity();
     for (std::int64_t i = 0; i < n; ++i) top = std::max(top, x[i * step]);
-    double sum = 0;
-    for (std::int64_t i = 0; i < n; ++i) {
-      const T e = std::exp(x[i * step] - top);
-      y[i * step] = e;
-      sum += static_cast<double>(e);
+    if constexpr (std::is_same_v<T, float>) {
+      with_widest_vectors([&]() QTOOL_INLINE {
+        if (step == 1) {
+          for (std::int64_t i = 0; i < n; ++i) y[i] = vector_math::exp(x[i] - top);
+        } else {
+          for (std::int64_t i = 0; i < n; ++i) y[i * step] = vector_math::exp(x[i * step] - top);
+        }
+      });
+    } else {
+      for (std::int64_t i = 0; i < n; ++i) y[i * step] = std::exp(x[i * step] - top);
     }
+    double sum = 0;
+    for (std::int64_t i = 0; i < n; ++i) sum += static_cast<double>(y[i * step]);
     const T scale = static_cast<T>(1 / sum);
     for (std::int64_t i = 0; i < n; ++i) y[i * step] *= scale;
   }

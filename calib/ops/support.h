@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "calib/op.h"
+#include "calib/ops/widest.h"
 #include "formats/base/error.h"
 
 namespace qtool::op {
@@ -152,7 +153,12 @@ void for_runs(Threads& threads, const Walk<N>& w, F&& f) {
 template <class R, class T, class F>
 void map(Threads& threads, const T* in, R* out, std::int64_t n, F&& f) {
   const auto part = [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; ++i) out[i] = f(in[i]);
+    with_widest_vectors([&]() QTOOL_INLINE {
+      const auto own = f;  // a copy that no store to `out` can change
+      const T* from = in;
+      R* to = out;
+      for (std::int64_t i = begin; i < end; ++i) to[i] = own(from[i]);
+    });
   };
   if (n <= elements_per_chunk) return part(0, n);
   threads.for_each(n, elements_per_chunk, part);

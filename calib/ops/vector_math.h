@@ -8,11 +8,13 @@
 #include <bit>
 #include <cstdint>
 
+#include "calib/ops/widest.h"
+
 namespace qtool::vector_math {
 
 /// e^x; 0 below -87.3, the largest finite values near 88.7, infinity above; NaN stays. Cody-Waite reduction by ln 2 and
 /// the degree-6 polynomial of Cephes expf (S. Moshier).
-inline float exp(float x) {
+QTOOL_INLINE inline float exp(float x) {
   const float clamped = x < -87.33654F ? -87.33654F : (x > 88.72283F ? 88.72283F : x);
   constexpr float round_bias = 12582912.0F;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
   const float shifted = clamped * 1.44269504F + round_bias;
@@ -36,10 +38,10 @@ inline float exp(float x) {
 }
 
 /// 1 / (1 + e^-x).
-inline float logistic(float x) { return 1.0F / (1.0F + exp(-x)); }
+QTOOL_INLINE inline float logistic(float x) { return 1.0F / (1.0F + exp(-x)); }
 
 /// Odd polynomial of Cephes tanhf near zero, 1 - 2/(e^2|x| + 1) elsewhere.
-inline float tanh(float x) {
+QTOOL_INLINE inline float tanh(float x) {
   const float a = x < 0 ? -x : x;
   const float far = 1.0F - 2.0F / (exp(2.0F * a) + 1.0F);
   const float z = x * x;

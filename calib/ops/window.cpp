@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "calib/ops/operand.h"
+#include "calib/ops/slide.h"
+#include "calib/ops/widest.h"
 
 namespace qtool {
 namespace {
@@ -194,10 +196,39 @@ Shape infer_window(const Attrs& attrs, const Shape& image, const Shape& kernel, 
   return out;
 }
 
+namespace {
+
+/// The part of one line of outputs that a block of positions covers, and where its input begins for tap (0, 0, 0).
+struct Segment {
+  std::int64_t z, y;        // input line of the first tap; may lie outside
+  std::int64_t begin, end;  // output columns
+};
+
+/// Copies n elements, `step` apart; short runs are many here, so no call.
 template <class T>
-void image_to_columns(const Window& w, const T* image, std::int64_t channels, std::int64_t first, std::int64_t last,
-                      T* columns, std::int64_t ld) {
-  const std::int64_t width = w.output[2], rows = w.output[1];
+QTOOL_INLINE inline void copy_run(const T* from, T* to, std::int64_t n, std::int64_t step) {
+  if (step != 1) {
+    for (std::int64_t i = 0; i < n; ++i) to[i] = from[i * step];
+    return;
+  }
+  constexpr std::int64_t lanes = 16;
+  typename LanesOf<T>::type block;
+  std::int64_t i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    std::memcpy(&block, from + i, sizeof block);
+    std::memcpy(to + i, &block, sizeof block);
+  }
+  if (i < n && n >= lanes) {
+    std::memcpy(&block, from + n - lanes, sizeof block);
+    std::memcpy(to + n - lanes, &block, sizeof block);
+    return;
+  }
+  for (; i < n; ++i) to[i] = from[i];
+}
+
+template <class T>
+QTOOL_INLINE inline void columns_of(const Window& w, const T* image, std::int64_t channels,
+                                    const std::vector<Segment>& segments, T* columns, std::int64_t ld) {
   T* row = columns;
   for (std::int64_t c = 0; c < channels; ++c) {
     const T* plane = image + c * w.input_size();
@@ -208,31 +239,39 @@ void image_to_columns(const Window& w, const T* image, std::int64_t channels, st
           w.valid(2, kw, x0, x1);
           const std::int64_t shift = kw * w.dilation[2] - w.pad_begin[2];
           T* to = row;
-          // One output row, or the part of it inside [first, last), at a time.
-          for (std::int64_t p = first; p < last;) {
-            const std::int64_t line = p / width, begin = p - line * width;
-            const std::int64_t end = std::min(width, begin + last - p);
-            const std::int64_t y = line % rows * w.stride[1] + kh * w.dilation[1] - w.pad_begin[1];
-            const std::int64_t z = line / rows * w.stride[0] + kd * w.dilation[0] - w.pad_begin[0];
+          for (const Segment& s : segments) {
+            const std::int64_t y = s.y + kh * w.dilation[1], z = s.z + kd * w.dilation[0];
             const bool inside = y >= 0 && y < w.input[1] && z >= 0 && z < w.input[0];
-            const std::int64_t a = inside ? std::clamp(x0, begin, end) : end, b = inside ? std::clamp(x1, a, end) : end;
-            std::fill(to, to + (a - begin), T(0));
-            if (b > a) {
-              const T* from = plane + (z * w.input[1] + y) * w.input[2] + shift;
-              if (w.stride[2] == 1) {
-                std::memcpy(to + (a - begin), from + a, at(b - a) * sizeof(T));
-              } else {
-                for (std::int64_t x = a; x < b; ++x) to[x - begin] = from[x * w.stride[2]];
-              }
+            const std::int64_t a = inside ? std::clamp(x0, s.begin, s.end) : s.end,
+                               b = inside ? std::clamp(x1, a, s.end) : s.end;
+            for (std::int64_t i = s.begin; i < a; ++i) to[i - s.begin] = T(0);
+            if (a < b) {
+              copy_run(plane + (z * w.input[1] + y) * w.input[2] + shift + a * w.stride[2], to + (a - s.begin), b - a,
+                       w.stride[2]);
             }
-            std::fill(to + (b - begin), to + (end - begin), T(0));
-            to += end - begin;
-            p += end - begin;
+            for (std::int64_t i = b; i < s.end; ++i) to[i - s.begin] = T(0);
+            to += s.end - s.begin;
           }
         }
       }
     }
   }
+}
+
+}  // namespace
+
+template <class T>
+void image_to_columns(const Window& w, const T* image, std::int64_t channels, std::int64_t first, std::int64_t last,
+                      T* columns, std::int64_t ld) {
+  std::vector<Segment> segments;
+  for (std::int64_t p = first; p < last;) {
+    const std::int64_t line = p / w.output[2], begin = p - line * w.output[2];
+    const std::int64_t end = std::min(w.output[2], begin + last - p);
+    segments.push_back({line / w.output[1] * w.stride[0] - w.pad_begin[0],
+                        line % w.output[1] * w.stride[1] - w.pad_begin[1], begin, end});
+    p += end - begin;
+  }
+  with_widest_vectors([&]() QTOOL_INLINE { columns_of(w, image, channels, segments, columns, ld); });
 }
 
 template void image_to_columns(const Window&, const float*, std::int64_t, std::int64_t, std::int64_t, float*,
