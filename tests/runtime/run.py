@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the real ONNX Runtime makes of the files that qtool writes. QTOOL names the program (default: build/release).
 
-    QTOOL=build/dev/qtool build/venv/bin/python tests/runtime/run.py [small|samples|knobs|real ...]
+    QTOOL=build/dev/qtool build/venv/bin/python tests/runtime/run.py [small|traps|samples|knobs|real ...]
 """
 import pathlib
 import sys
@@ -12,7 +12,7 @@ import small_models
 import whole_models
 from tools import Suite
 
-PARTS = {"small": small_models.check_static, "samples": whole_models.check_samples, "knobs": whole_models.check_recipe_knobs,
+PARTS = {"small": small_models.check_static, "traps": small_models.check_traps, "samples": whole_models.check_samples, "knobs": whole_models.check_recipe_knobs,
          "real": whole_models.check_real}
 
 
