@@ -217,12 +217,12 @@ Json Comparison::json() const {
 }
 
 Comparison compare(const Graph& reference, const Graph& candidate, Reading reading, const Dataset& data,
-                   Threads& threads, bool layers,
+                   const Graph& bound, Threads& threads, bool layers,
                    const std::function<void(std::int64_t done, std::int64_t total)>& progress) {
   Comparison result;
   Pairs pairs = pair_up(reference, candidate, layers, result);
   const Executor executor(reference, Reading::reference, threads), other(candidate, reading, threads);
-  DatasetRun run(reference, executor, data, reference), other_run(candidate, other, data, reference);
+  DatasetRun run(reference, executor, data, bound), other_run(candidate, other, data, bound);
   const std::vector<ValueId> wanted = pairs.wanted_reference(), other_wanted = pairs.wanted_candidate();
   for (std::int64_t batch = 0; batch < data.batches(); ++batch) {
     std::map<ValueId, Tensor> values;

@@ -56,13 +56,13 @@ struct Comparison {
   Json json() const;
 };
 
-/// Runs `reference` (reference reading) and `candidate` (given reading) on the same data, which are bound to
-/// `reference`. Inputs, state and outputs are matched by name; Error(Code::verification) for an output that is missing
+/// Runs `reference` (reference reading) and `candidate` (given reading) on the same data, opened for the graph
+/// `bound`. Inputs, state and outputs are matched by name; Error(Code::verification) for an output that is missing
 /// or of another shape. `layers`: also compare float values of equal name inside; activations of one batch are held.
 /// Whether an output holds probabilities or logits is told from the first batch of the reference (rows in [0,1] that
 /// sum to one).
 Comparison compare(const Graph& reference, const Graph& candidate, Reading reading, const Dataset& data,
-                   Threads& threads, bool layers,
+                   const Graph& bound, Threads& threads, bool layers,
                    const std::function<void(std::int64_t done, std::int64_t total)>& progress = {});
 
 }  // namespace qtool

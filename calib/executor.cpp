@@ -12,8 +12,6 @@
 namespace qtool {
 namespace {
 
-std::size_t index(ValueId v) { return static_cast<std::size_t>(v); }
-
 bool calls_functions(const Graph& graph, const std::vector<Function>& functions) {
   for (const NodeId n : graph.nodes()) {
     const Node& node = graph[n];

@@ -10,8 +10,6 @@
 namespace qtool {
 namespace {
 
-std::size_t index(ValueId v) { return static_cast<std::size_t>(v); }
-
 /// Keeps the gradient where x lies in the range that the codes reach, as if rounding were the identity.
 Tensor straight_through(Tensor gradient, const Tensor& x, const QuantSpec& spec) {
   if (spec.is_bias || spec.dynamic || spec.scale.empty() || !spec.codes.empty()) return gradient;

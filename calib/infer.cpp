@@ -11,8 +11,6 @@ namespace {
 
 constexpr std::int64_t largest_folded = 4096;  // elements; shapes, axes, masks of a few rows
 
-std::size_t index(ValueId v) { return static_cast<std::size_t>(v); }
-
 bool is_standard(const Node& node) { return node.domain.empty() || node.domain == "ai.onnx"; }
 
 bool fully_known(const Type& t) {

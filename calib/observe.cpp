@@ -15,7 +15,6 @@ namespace qtool {
 namespace {
 
 std::size_t index(std::int64_t i) { return static_cast<std::size_t>(i); }
-std::size_t index(ValueId v) { return static_cast<std::size_t>(v); }
 
 constexpr std::int64_t channel_bins = 256;              // at most, per channel: there are many
 constexpr int whole = std::numeric_limits<int>::min();  // axis: per tensor

@@ -3,6 +3,7 @@
 
 #include "backends/backend.h"
 #include "cli/help.h"
+#include "cli/text.h"
 #include "passes/pass.h"
 #include "recipes/reader/recipe.h"
 
@@ -33,12 +34,6 @@ std::vector<std::string> words_for(std::string_view value) {
 
 bool takes_file(std::string_view value) {
   return value == "FILE" || value == "DATA" || value == "MODEL" || value == "RECIPE" || value == "A" || value == "B";
-}
-
-std::string joined(const std::vector<std::string>& words) {
-  std::string text;
-  for (const std::string& w : words) text += (text.empty() ? "" : " ") + w;
-  return text;
 }
 
 std::vector<std::string> flags_of(const Argument& a) {

@@ -70,7 +70,7 @@ Plan plan_of(const JobRequest& request) {
   return plan;
 }
 
-/// The first batches of a data set: enough to rank layers.
+/// The first batches of a data set: enough to rank layers, or to see that outputs are finite.
 class Head final : public Dataset {
  public:
   Head(std::shared_ptr<const Dataset> all, std::int64_t most)
@@ -136,12 +136,12 @@ std::shared_ptr<const Dataset> open_if_named(const Graph& graph, const DataOptio
 
 /// The error of every layer: the two readings of the graph as the passes left it, where equal names mean equal things
 /// (in the written file a product's output may already have passed a folded normalization or Relu).
-std::vector<std::pair<std::string, double>> rank_layers(const Graph& graph, const DataOptions& options,
-                                                        Threads& threads, const std::stop_token& stop,
-                                                        Journal& journal) {
+std::vector<std::pair<std::string, double>> rank_layers(const Graph& graph, std::shared_ptr<const Dataset> all,
+                                                        const Graph& original, Threads& threads,
+                                                        const std::stop_token& stop, Journal& journal) {
   constexpr std::int64_t most_batches = 4;
-  const Head data(open_dataset(graph, options), most_batches);
-  return compare(graph, graph, Reading::quantized, data, threads, true,
+  const Head data(std::move(all), most_batches);
+  return compare(graph, graph, Reading::quantized, data, original, threads, true,
                  [&](std::int64_t done, std::int64_t total) {
                    check_stop(stop);
                    journal.progress({"rank layers", done, total});
@@ -152,7 +152,7 @@ std::vector<std::pair<std::string, double>> rank_layers(const Graph& graph, cons
 Comparison compare_written(const Graph& original, const fs::path& file, const Dataset& data, Threads& threads,
                            const std::stop_token& stop, Journal& journal) {
   const Graph written = read_onnx(file);
-  return compare(original, written, Reading::reference, data, threads, false,
+  return compare(original, written, Reading::reference, data, original, threads, false,
                  [&](std::int64_t done, std::int64_t total) {
                    check_stop(stop);
                    journal.progress({"compare", done, total});
@@ -246,9 +246,10 @@ JobResult run_job(const JobRequest& request, Journal& journal) {
   if (eval || calib) {
     // Held-out data count whole; the sanity floor on calibration data is met or missed on a few samples.
     constexpr std::int64_t sanity_batches = 8;
-    const Head data(eval ? eval : calib, eval ? eval->batches() : sanity_batches);
+    const std::shared_ptr<const Dataset>& all = eval ? eval : calib;
+    const Head data(all, eval ? all->batches() : sanity_batches);
     result.comparison = compare_written(original, staging.file(), data, threads, request.stop, journal);
-    result.comparison->worst_layers = rank_layers(graph, eval ? plan.eval : plan.calib, threads, request.stop, journal);
+    result.comparison->worst_layers = rank_layers(graph, all, original, threads, request.stop, journal);
     result.compared_on_eval = eval != nullptr;
     check_sanity(*result.comparison);
   }

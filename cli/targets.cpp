@@ -21,12 +21,6 @@ std::string_view word_of(Role role) {
   return "";
 }
 
-std::string joined(const std::vector<std::string_view>& words) {
-  std::string text;
-  for (const std::string_view w : words) text += (text.empty() ? "" : " ") + std::string(w);
-  return text;
-}
-
 Json strings(const std::vector<std::string_view>& words) {
   Json list = Json::array();
   for (const std::string_view w : words) list.push(w);

@@ -22,6 +22,14 @@ std::string bytes_text(std::uint64_t bytes);
 /// "99.50 %".
 std::string percent(double fraction, int digits = 2);
 
+/// Words (strings or views) with a space between two.
+template <class Words>
+std::string joined(const Words& words) {
+  std::string text;
+  for (const auto& word : words) (text += text.empty() ? "" : " ") += word;
+  return text;
+}
+
 /// Aligned columns: first left, the others as told.
 class Table {
  public:

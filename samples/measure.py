@@ -30,8 +30,10 @@ ALL = MAIN + [
 ]
 
 
-def session(path, threads, optimized_to=None):
+def session(path, threads, optimized_to=None, optimized=True):
     options = onnxruntime.SessionOptions()
+    if not optimized:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     if optimized_to:
@@ -55,7 +57,7 @@ def latency_pair(a, b, feeds, seconds=2.0):
 
 
 def sqnr_db(reference, candidate):
-    x, y = reference.astype(np.float64), candidate.astype(np.float64)
+    x, y = np.asarray(reference, np.float64), np.asarray(candidate, np.float64)
     noise = ((x - y) ** 2).sum()
     return float("inf") if noise == 0 else float(10 * np.log10((x**2).sum() / noise))
 

@@ -9,14 +9,6 @@
 namespace qtool::ort_cpu {
 namespace {
 
-void collect_names(const Graph& graph, std::set<std::string, std::less<>>& names) {
-  for (const ValueId v : graph.values()) names.insert(graph[v].name);
-  for (const NodeId n : graph.nodes()) {
-    names.insert(graph[n].name);
-    for_each_body(graph[n], [&](const Graph& body) { collect_names(body, names); });
-  }
-}
-
 // First IR version of a file with this ai.onnx opset (ONNX docs/Versioning.md, release table).
 std::int64_t ir_of_opset(std::int64_t opset) {
   constexpr std::array<std::pair<std::int64_t, std::int64_t>, 12> first{{{10, 5},

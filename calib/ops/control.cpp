@@ -8,8 +8,6 @@
 namespace qtool::op {
 namespace {
 
-std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
-
 std::shared_ptr<const Graph> body_of(const Attrs& attrs, std::string_view name) {
   auto body = attrs.graph(name);
   if (body == nullptr) refuse("the body \"" + std::string(name) + "\" is missing");

@@ -8,8 +8,6 @@
 namespace qtool::op {
 namespace {
 
-std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
-
 /// Indices in [0, n) from indices in [-n, n).
 std::vector<std::int64_t> indices_in(const Tensor& indices, std::int64_t n) {
   std::vector<std::int64_t> result = to_int64s(indices);
@@ -18,11 +16,6 @@ std::vector<std::int64_t> indices_in(const Tensor& indices, std::int64_t n) {
     if (i < 0) i += n;
   }
   return result;
-}
-
-std::size_t width_of(const Tensor& x) {
-  if (bit_width(x.dtype()) % 8 != 0 || x.dtype() == DType::string) refuse_type(x.dtype());
-  return at(bit_width(x.dtype()) / 8);
 }
 
 void forward_gather(const OpContext& ctx) {
@@ -354,19 +347,6 @@ void forward_compress(const OpContext& ctx) {
   ctx.out(0, std::move(result));
 }
 
-void infer_compress(InferContext& ctx) {
-  Type t = ctx.in(0);
-  t.symbols.clear();
-  if (!ctx.attrs().has("axis")) {
-    t.known_rank = true;
-    t.shape = {-1};
-  } else if (t.known_rank) {
-    const auto rank = static_cast<std::int64_t>(t.shape.size());
-    t.shape[at(axis_in(ctx.attrs().get("axis", std::int64_t{0}), rank))] = -1;
-  }
-  ctx.out(0, std::move(t));
-}
-
 void forward_one_hot(const OpContext& ctx) {
   const std::int64_t depth = static_cast<std::int64_t>(one_number(ctx.in(1), "the depth"));
   if (depth < 0) refuse("the depth should not be negative");
@@ -418,7 +398,7 @@ constinit const OpDef Scatter{"Scatter", "", 9, infer_same, forward_scatter_elem
 constinit const OpDef ScatterElements{"ScatterElements",        "", 11, infer_same, forward_scatter_elements,
                                       backward_scatter_elements};
 constinit const OpDef ScatterND{"ScatterND", "", 11, infer_same, forward_scatter_nd, backward_scatter_nd};
-constinit const OpDef Compress{"Compress", "", 9, infer_compress, forward_compress, nullptr};
+constinit const OpDef Compress{"Compress", "", 9, infer_chosen, forward_compress, nullptr};
 constinit const OpDef OneHot{"OneHot", "", 9, infer_one_hot, forward_one_hot, nullptr};
 
 }  // namespace qtool::op

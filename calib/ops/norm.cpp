@@ -9,8 +9,6 @@
 namespace qtool::op {
 namespace {
 
-std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
-
 /// Rows of n elements; element i of a row takes scale[row % cycle * step + i / inner].
 struct Layout {
   std::int64_t rows = 1, n = 1, cycle = 1, step = 0, inner = 1;

@@ -8,13 +8,6 @@
 namespace qtool::op {
 namespace {
 
-std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
-
-std::size_t width_of(const Tensor& x) {
-  if (bit_width(x.dtype()) % 8 != 0 || x.dtype() == DType::string) refuse_type(x.dtype());
-  return at(bit_width(x.dtype()) / 8);
-}
-
 template <class Context>
 Shape centred_shape(const Context& ctx, Shape shape, const Tensor& wanted) {
   const auto extents = to_int64s(wanted);

@@ -10,8 +10,6 @@
 namespace qtool::op {
 namespace {
 
-std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
-
 /// x seen under `split`, its axes moved as `perm` says, then under `to`.
 Tensor moved(Threads& threads, const Tensor& x, const Shape& split, const std::vector<std::int64_t>& perm,
              const Shape& to) {

@@ -11,8 +11,6 @@
 namespace qtool::op {
 namespace {
 
-std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
-
 /// Which axes go, and what the result looks like.
 struct Reduction {
   std::vector<std::int64_t> axes;  // sorted; empty: nothing is reduced

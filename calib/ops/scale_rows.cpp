@@ -8,8 +8,6 @@
 namespace qtool::op {
 namespace {
 
-std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
-
 void forward_lp(const OpContext& ctx) {
   const Tensor x = widened(ctx.in(0));
   const std::int64_t axis = axis_in(ctx.attrs().get("axis", std::int64_t{-1}), x.rank());

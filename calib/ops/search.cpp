@@ -10,8 +10,6 @@
 namespace qtool::op {
 namespace {
 
-std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
-
 template <class Context>
 std::int64_t k_of(const Context& ctx, const Tensor& k) {
   return ctx.opset < 10 ? ctx.attrs().get("k", std::int64_t{-1}) : one_integer(k, "k");
@@ -170,15 +168,7 @@ void forward_unique(const OpContext& ctx) {
 }
 
 void infer_unique(InferContext& ctx) {
-  Type t = ctx.in(0);
-  t.symbols.clear();
-  if (!ctx.attrs().has("axis")) {
-    t.known_rank = true;
-    t.shape = {-1};
-  } else if (t.known_rank) {
-    t.shape[at(axis_in(ctx.attrs().get("axis", std::int64_t{0}), static_cast<std::int64_t>(t.shape.size())))] = -1;
-  }
-  ctx.out(0, std::move(t));
+  infer_chosen(ctx);
   for (std::size_t i = 1; i < 4; ++i) ctx.out(i, DType::i64, {-1});
 }
 

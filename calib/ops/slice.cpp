@@ -9,8 +9,6 @@
 namespace qtool::op {
 namespace {
 
-std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
-
 /// Bytes of `count` elements. Requires: whole bytes per element.
 std::size_t bytes_of(DType t, std::int64_t count) {
   if (bit_width(t) % 8 != 0 || t == DType::string) refuse_type(t);

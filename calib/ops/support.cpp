@@ -200,6 +200,18 @@ Tensor gather_strided(Threads& threads, const Tensor& in, Shape shape, const std
 
 void infer_same(InferContext& ctx) { ctx.out(0, ctx.in(0)); }
 
+void infer_chosen(InferContext& ctx) {
+  Type t = ctx.in(0);
+  t.symbols.clear();
+  if (!ctx.attrs().has("axis")) {
+    t.known_rank = true;
+    t.shape = {-1};
+  } else if (t.known_rank) {
+    t.shape[at(axis_in(ctx.attrs().get("axis", std::int64_t{0}), static_cast<std::int64_t>(t.shape.size())))] = -1;
+  }
+  ctx.out(0, std::move(t));
+}
+
 void infer_broadcast(InferContext& ctx) {
   Type t = ctx.in(0);
   for (std::size_t i = 1; i < ctx.inputs.size(); ++i) t = broadcast(t, ctx.in(i));

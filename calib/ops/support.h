@@ -24,6 +24,13 @@ inline constexpr std::int64_t elements_per_chunk = 32768;
   refuse("operands of type " + std::string(name_of(t)) + " are not supported here");
 }
 
+inline std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
+/// Bytes of one element; packed types and strings are refused.
+inline std::size_t width_of(const Tensor& x) {
+  if (bit_width(x.dtype()) % 8 != 0 || x.dtype() == DType::string) refuse_type(x.dtype());
+  return at(bit_width(x.dtype()) / 8);
+}
+
 inline bool is_half(DType t) { return t == DType::f16 || t == DType::bf16; }
 /// f16 and bf16 are computed in float32; everything else as it is.
 inline Tensor widened(const Tensor& t) { return is_half(t.dtype()) ? to_f32(t) : t; }
@@ -170,6 +177,8 @@ Tensor gather_strided(Threads& threads, const Tensor& in, Shape shape, const std
 
 /// infer: the output has the type of input 0.
 void infer_same(InferContext&);
+/// infer: input 0 with an unknown number of entries along attribute `axis`; without it, a list of unknown length.
+void infer_chosen(InferContext&);
 /// infer: inputs broadcast together; the type of input 0, or boolean.
 void infer_broadcast(InferContext&);
 void infer_broadcast_bool(InferContext&);

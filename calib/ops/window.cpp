@@ -114,6 +114,26 @@ void check_image(const Shape& image, std::size_t axes) {
   }
 }
 
+/// What both kinds of window share; `extents` fills input and output of spatial axis i, stored at at3.
+template <class F>
+Window make_window(const Attrs& attrs, const Shape& image, const Shape& kernel, const F& extents) {
+  require(image.size() >= 3, "an image of shape " + to_string(image) + " has no spatial axes");
+  Window w;
+  w.axes = image.size() - 2;
+  const Attributes a = read_attributes(attrs, w.axes, kernel);
+  check_image(image, w.axes);
+  for (std::size_t i = 0; i < w.axes; ++i) {
+    const std::size_t at3 = 3 - w.axes + i;
+    const Extent e = extents(w, a, i, at3);
+    w.kernel[at3] = kernel[i];
+    w.stride[at3] = a.stride[i];
+    w.dilation[at3] = a.dilation[i];
+    w.pad_begin[at3] = e.begin;
+    w.pad_end[at3] = e.end;
+  }
+  return w;
+}
+
 }  // namespace
 
 bool Window::is_pointwise() const {
@@ -137,46 +157,24 @@ void Window::valid(std::size_t axis, std::int64_t k, std::int64_t& first, std::i
 }
 
 Window window_of(const Attrs& attrs, const Shape& image, const Shape& kernel, bool ceil_mode) {
-  require(image.size() >= 3, "an image of shape " + to_string(image) + " has no spatial axes");
-  Window w;
-  w.axes = image.size() - 2;
-  const Attributes a = read_attributes(attrs, w.axes, kernel);
-  check_image(image, w.axes);
-  for (std::size_t i = 0; i < w.axes; ++i) {
-    const std::size_t at3 = 3 - w.axes + i;
+  return make_window(attrs, image, kernel, [&](Window& w, const Attributes& a, std::size_t i, std::size_t at3) {
     const Extent e = slide(a, w.axes, i, image[i + 2], kernel[i], ceil_mode);
     require(e.output >= 1 || image[i + 2] == 0,
             "a kernel of extents " + to_string(kernel) + " does not fit into an image of shape " + to_string(image));
     w.input[at3] = image[i + 2];
     w.output[at3] = std::max<std::int64_t>(e.output, 0);
-    w.kernel[at3] = kernel[i];
-    w.stride[at3] = a.stride[i];
-    w.dilation[at3] = a.dilation[i];
-    w.pad_begin[at3] = e.begin;
-    w.pad_end[at3] = e.end;
-  }
-  return w;
+    return e;
+  });
 }
 
 Window transposed_window_of(const Attrs& attrs, const Shape& image, const Shape& kernel) {
-  require(image.size() >= 3, "an image of shape " + to_string(image) + " has no spatial axes");
-  Window w;
-  w.axes = image.size() - 2;
-  const Attributes a = read_attributes(attrs, w.axes, kernel);
-  check_image(image, w.axes);
-  for (std::size_t i = 0; i < w.axes; ++i) {
-    const std::size_t at3 = 3 - w.axes + i;
+  return make_window(attrs, image, kernel, [&](Window& w, const Attributes& a, std::size_t i, std::size_t at3) {
     const Extent e = unslide(a, w.axes, i, image[i + 2], kernel[i]);
     require(e.output >= 1, "the padding leaves nothing of a transposed convolution of shape " + to_string(image));
     w.input[at3] = e.output;
     w.output[at3] = image[i + 2];
-    w.kernel[at3] = kernel[i];
-    w.stride[at3] = a.stride[i];
-    w.dilation[at3] = a.dilation[i];
-    w.pad_begin[at3] = e.begin;
-    w.pad_end[at3] = e.end;
-  }
-  return w;
+    return e;
+  });
 }
 
 Shape infer_window(const Attrs& attrs, const Shape& image, const Shape& kernel, bool ceil_mode, bool transposed) {

@@ -17,16 +17,6 @@ namespace {
 // Functions that call each other can double at every level; no real model comes near this.
 constexpr std::size_t most_nodes = std::size_t{1} << 22;
 
-std::size_t index(ValueId v) { return static_cast<std::size_t>(v); }
-
-void collect_names(const Graph& graph, std::set<std::string>& names) {
-  for (const ValueId v : graph.values()) names.insert(graph[v].name);
-  for (const NodeId n : graph.nodes()) {
-    names.insert(graph[n].name);
-    for_each_body(graph[n], [&](const Graph& body) { collect_names(body, names); });
-  }
-}
-
 /// What an attribute reference inside a function stands for, in one call.
 struct Call {
   const Function& function;
@@ -60,7 +50,7 @@ class Inliner {
 
   std::map<std::tuple<std::string, std::string, std::string>, const Function*> functions_;
   std::vector<Function> converted_;  // at the model's operator sets
-  std::set<std::string> names_;
+  std::set<std::string, std::less<>> names_;
   std::map<std::string, int> serials_;  // the last number given to a name
 };
 

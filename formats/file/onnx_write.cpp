@@ -21,7 +21,6 @@ namespace {
 using onnx::AttributeProto;
 using Names = std::vector<std::string>;  // by value id: what the file calls it
 
-std::size_t index(ValueId v) { return static_cast<std::size_t>(v); }
 std::string plain_domain(const std::string& domain) { return domain == "ai.onnx" ? std::string() : domain; }
 
 template <class Message>

@@ -17,17 +17,6 @@ const T* typed(const Attrs& attrs, std::string_view name, const char* wanted) {
   throw Error(Code::input, "attribute \"" + std::string(name) + "\" should be " + wanted);
 }
 
-std::size_t index(NodeId id) { return static_cast<std::size_t>(id); }
-std::size_t index(ValueId id) { return static_cast<std::size_t>(id); }
-
-void collect_names(const Graph& graph, std::set<std::string, std::less<>>& names) {
-  for (const ValueId v : graph.values()) names.insert(graph[v].name);
-  for (const NodeId n : graph.nodes()) {
-    names.insert(graph[n].name);
-    for_each_body(graph[n], [&](const Graph& body) { collect_names(body, names); });
-  }
-}
-
 }  // namespace
 
 const Attr* Attrs::find(std::string_view name) const {
@@ -249,6 +238,14 @@ const Use& use_at(const Graph& graph, const Links::Consumer& c) {
 }
 
 Use& use_at(Graph& graph, const Links::Consumer& c) { return const_cast<Use&>(use_at(std::as_const(graph), c)); }
+
+void collect_names(const Graph& graph, std::set<std::string, std::less<>>& names) {
+  for (const ValueId v : graph.values()) names.insert(graph[v].name);
+  for (const NodeId n : graph.nodes()) {
+    names.insert(graph[n].name);
+    for_each_body(graph[n], [&](const Graph& body) { collect_names(body, names); });
+  }
+}
 
 void for_each_body(const Node& node, const std::function<void(const Graph&)>& f) {
   for (const Attr& attr : node.attrs.all) {

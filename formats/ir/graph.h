@@ -13,6 +13,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -204,9 +205,16 @@ class Links {
   std::vector<std::vector<Consumer>> consumers_;
 };
 
+/// Positions in tables indexed by id.
+inline std::size_t index(NodeId n) { return static_cast<std::size_t>(n); }
+inline std::size_t index(ValueId v) { return static_cast<std::size_t>(v); }
+
 /// The use behind a consumer, for reading and for annotating.
 const Use& use_at(const Graph&, const Links::Consumer&);
 Use& use_at(Graph&, const Links::Consumer&);
+
+/// Names of all values and nodes of `graph` and of its bodies, the empty one included.
+void collect_names(const Graph& graph, std::set<std::string, std::less<>>& names);
 
 /// Calls f(body) for each Graph among the attributes of `node`.
 void for_each_body(const Node& node, const std::function<void(const Graph&)>& f);

@@ -13,8 +13,6 @@
 namespace qtool {
 namespace {
 
-std::size_t index(ValueId v) { return static_cast<std::size_t>(v); }
-
 /// Hashes graphs that may share tensors and bodies: each is hashed once.
 class Merkle {
  public:

@@ -101,7 +101,7 @@ TEST_CASE("logits: divergence, agreement, accuracy, whatever the batch") {
   std::string first;
   for (const std::int64_t batch : {1, 2, 3}) {
     const auto data = data_of(reference, folder, x, labels, batch);
-    const Comparison c = compare(reference, candidate, Reading::reference, *data, threads, true);
+    const Comparison c = compare(reference, candidate, Reading::reference, *data, reference, threads, true);
     REQUIRE(c.outputs.size() == 1);
     const ClassStats& s = c.outputs[0].classes;
     CHECK(c.outputs[0].scores);
@@ -128,14 +128,14 @@ TEST_CASE("divergence: known numbers for logits and for probabilities") {
   const Graph candidate = chain(3, Tensor::of<float>({2, 3}, {0, 0, -0.5f, 0, 6, 0}));
   const auto data = data_of(reference, folder, Tensor::of<float>({2, 3}, {1, 2, 3, 0, 0, 5}),
                             Tensor::of<std::int64_t>({2}, {0, 0}), 2);
-  const Comparison c = compare(reference, candidate, Reading::reference, *data, threads, false);
+  const Comparison c = compare(reference, candidate, Reading::reference, *data, reference, threads, false);
   CHECK(c.outputs[0].classes.kl == doctest::Approx(1.2909412508503648).epsilon(1e-6));
   CHECK(c.worst_layers.empty());
 
   const Graph shifted = chain(3, Tensor::of<float>({2, 3}, {-0.1f, 0.1f, 0, -0.1f, 0.4f, -0.3f}));
   const auto p = data_of(reference, folder, Tensor::of<float>({2, 3}, {0.7f, 0.2f, 0.1f, 0.1f, 0.1f, 0.8f}),
                          Tensor::of<std::int64_t>({2}, {0, 0}), 2);
-  const Comparison d = compare(reference, shifted, Reading::reference, *p, threads, false);
+  const Comparison d = compare(reference, shifted, Reading::reference, *p, reference, threads, false);
   CHECK(d.outputs[0].classes.kl == doctest::Approx(1.6751662904550908).epsilon(1e-5));
 }
 
@@ -149,12 +149,15 @@ TEST_CASE("the quantized reading of the same graph") {
   const auto data = data_of(reference, folder, Tensor::of<float>({2, 4}, {1, 2.2f, 3, 4, 5, 6, 7, 8.3f}),
                             Tensor::of<std::int64_t>({2}, {0, 0}), 0);
   Threads threads(1);
-  CHECK(compare(reference, candidate, Reading::quantized, *data, threads, false).outputs[0].error.noise == 0);
+  CHECK(compare(reference, candidate, Reading::quantized, *data, reference, threads, false).outputs[0].error.noise ==
+        0);
   candidate.outputs[0].quant = spec;  // seen at the output alone
-  const ErrorStats e = compare(reference, candidate, Reading::quantized, *data, threads, false).outputs[0].error;
+  const ErrorStats e =
+      compare(reference, candidate, Reading::quantized, *data, reference, threads, false).outputs[0].error;
   CHECK(e.max_abs == doctest::Approx(0.2));
   CHECK(e.noise == doctest::Approx(0.08));
-  CHECK(compare(reference, candidate, Reading::reference, *data, threads, false).outputs[0].error.noise == 0);
+  CHECK(compare(reference, candidate, Reading::reference, *data, reference, threads, false).outputs[0].error.noise ==
+        0);
 }
 
 TEST_CASE("a candidate that breaks is seen") {
@@ -164,13 +167,13 @@ TEST_CASE("a candidate that breaks is seen") {
   const auto data =
       data_of(reference, folder, Tensor::of<float>({1, 3}, {1, 2, 3}), Tensor::of<std::int64_t>({1}, {2}), 0);
   Threads threads(1);
-  const Comparison c = compare(reference, candidate, Reading::reference, *data, threads, false);
+  const Comparison c = compare(reference, candidate, Reading::reference, *data, reference, threads, false);
   CHECK(c.outputs[0].error.not_finite == 1);
   CHECK(c.outputs[0].classes.kl == INFINITY);
   CHECK(c.outputs[0].classes.candidate_right == 0);
   CHECK(Json::parse(c.json().dump(2), "t").find("outputs") != nullptr);
   Graph other = candidate;
   other[other.outputs[0].value].name = "z";
-  CHECK_THROWS_WITH_AS(compare(reference, other, Reading::reference, *data, threads, false),
+  CHECK_THROWS_WITH_AS(compare(reference, other, Reading::reference, *data, reference, threads, false),
                        doctest::Contains("the output \"y\""), Error);
 }

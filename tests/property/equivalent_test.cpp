@@ -10,8 +10,8 @@
 #include "formats/base/rng.h"
 #include "formats/ir/text.h"
 #include "formats/ir/verify.h"
-#include "passes/pipeline.h"
 #include "passes/probe.h"
+#include "tests/property/fold.h"
 
 using namespace qtool;
 
@@ -124,19 +124,10 @@ class RandomGraph {
 
 /// Runs both folding passes; the worst distance of any output, in shares of its range.
 double worst_after_folding(const Graph& before) {
-  Recipe recipe;
-  for (const char* pass : {"fold_constants", "fold_batch_norm"}) {
-    Step step;
-    step.pass = step.id = pass;
-    recipe.steps.push_back(step);
-  }
-  auto steps = bind_steps(recipe);
   Journal journal;
   Threads threads(1);
-  Target target;
-  Calibration calibration(nullptr, threads, journal);
   Graph after = before;
-  run_steps(after, steps, recipe, target, calibration, journal, threads, {});
+  test::fold(after, journal, threads);
   const Rng rng(99);
   const auto feeds = synthetic_feeds(before, 6, 2, rng);
   REQUIRE(feeds);

@@ -12,8 +12,8 @@
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "formats/file/reader.h"
-#include "passes/pipeline.h"
 #include "passes/probe.h"
+#include "tests/property/fold.h"
 #include "tests/support.h"
 
 using namespace qtool;
@@ -81,19 +81,6 @@ Tensor thinned(const Tensor& t, std::int64_t stride) {
   return out;
 }
 
-void fold(Graph& graph, Journal& journal, Threads& threads) {
-  Recipe recipe;
-  for (const char* pass : {"fold_constants", "fold_batch_norm"}) {
-    Step step;
-    step.pass = step.id = pass;
-    recipe.steps.push_back(step);
-  }
-  auto steps = bind_steps(recipe);
-  Target target;
-  Calibration calibration(nullptr, threads, journal);
-  run_steps(graph, steps, recipe, target, calibration, journal, threads, {});
-}
-
 /// Why the model does not run as it is; empty when it does.
 std::string objection(const fs::path& model) {
   try {
@@ -112,7 +99,7 @@ std::pair<double, double> distances(const fs::path& model, const fs::path& json,
   Journal journal;
   const Graph before = read_model(model);
   Graph after = before;
-  fold(after, journal, threads);
+  test::fold(after, journal, threads);
   counts = std::to_string(before.nodes().size()) + " -> " + std::to_string(after.nodes().size()) + " nodes";
   const auto references = read_references(json);
   const auto worst = [&](const Graph& g) {

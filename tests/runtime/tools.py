@@ -10,11 +10,14 @@ import tempfile
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 QTOOL = os.environ.get("QTOOL", str(ROOT / "build" / "release" / "qtool"))
 sys.path.insert(0, str(ROOT / "tests" / "bench"))
+sys.path.insert(0, str(ROOT / "samples"))
+
+import measure
+from measure import sqnr_db
 
 #: What the optimized graph may hold without being an integer kernel: moves, layout, edges of the model.
 INTEGER_KERNELS = {
@@ -56,14 +59,7 @@ def reading(model, inputs, folder):
 
 
 def session(model, optimized=True, save=None):
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    level = ort.GraphOptimizationLevel
-    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimized else level.ORT_DISABLE_ALL
-    if save:
-        options.optimized_model_filepath = str(save)
-    return ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    return measure.session(model, 1, save, optimized)
 
 
 def histogram(model, folder):
@@ -79,12 +75,6 @@ def run(model, feeds, optimized=True, batch=1):
     count = len(next(iter(feeds.values())))
     parts = [s.run(None, {k: v[i : i + batch] for k, v in feeds.items()}) for i in range(0, count, batch)]
     return {n: np.concatenate([p[k] for p in parts]) for k, n in enumerate(names)}
-
-
-def sqnr_db(reference, candidate):
-    r, c = np.asarray(reference, np.float64), np.asarray(candidate, np.float64)
-    noise = ((r - c) ** 2).sum()
-    return float("inf") if noise == 0 else 10 * np.log10((r**2).sum() / noise)
 
 
 class Suite:
