@@ -10,6 +10,7 @@
 #include "cli/data_options.h"
 #include "cli/gate.h"
 #include "cli/report.h"
+#include "cli/speed.h"
 #include "cli/staging.h"
 #include "cli/weights.h"
 #include "formats/base/error.h"
@@ -241,6 +242,7 @@ JobResult run_job(const JobRequest& request, Journal& journal) {
 
   JobResult result;
   result.output = plan.output;
+  result.latency = tell_latency(original, graph, calib ? calib.get() : eval.get(), target, journal);
   result.input_bytes = model_bytes(request.model, original);
   result.output_bytes = staging.bytes();
   if (eval || calib) {

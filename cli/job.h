@@ -15,6 +15,7 @@
 #include "formats/base/error.h"
 #include "formats/base/journal.h"
 #include "formats/base/json.h"
+#include "formats/latency.h"
 #include "recipes/reader/recipe.h"
 
 namespace qtool {
@@ -38,6 +39,7 @@ struct JobResult {
   std::filesystem::path output;
   std::uint64_t input_bytes = 0, output_bytes = 0;
   std::optional<Comparison> comparison;  // against the input file's own graph
+  Latency latency;                       // the target's estimate; without nodes: none
   bool compared_on_eval = false;         // else: on the calibration data (sanity floor only)
   std::vector<std::string> remarks;      // "no gate: only the sanity floor was checked", ...
   Json report;                           // everything above and the journal, for --json

@@ -67,6 +67,14 @@ class Groups {
   std::map<std::string, std::vector<std::string>> nodes_;
 };
 
+Json latency_json(const Latency& latency) {
+  if (latency.nodes.empty()) return {};
+  Json json = Json::object();
+  json.set("float_ms", latency.in_float / 1e6).set("quantized_ms", latency.as_decided / 1e6);
+  json.set("conversions_ms", latency.conversions / 1e6);
+  return json;
+}
+
 }  // namespace
 
 Json job_report(const JobRequest& request, const Recipe& recipe, const JobResult& result,
@@ -79,6 +87,7 @@ Json job_report(const JobRequest& request, const Recipe& recipe, const JobResult
   for (const std::string& assignment : request.set) changes.push(assignment);
   report.set("set", std::move(changes));
   report.set("input_bytes", result.input_bytes).set("output_bytes", result.output_bytes);
+  report.set("latency", latency_json(result.latency));
   report.set("compared_on", !result.comparison ? Json() : result.compared_on_eval ? Json("eval") : Json("calibration"));
   report.set("comparison", result.comparison ? result.comparison->json() : Json());
   Json gate = Json::array();
@@ -154,6 +163,10 @@ std::string job_text(const JobRequest& request, const JobResult& result, const s
   const double in = static_cast<double>(result.input_bytes), out = static_cast<double>(result.output_bytes);
   text += "size: " + bytes_text(result.input_bytes) + " -> " + bytes_text(result.output_bytes) + ", " +
           (out <= in ? fixed(in / out, 2) + " times smaller" : fixed(out / in, 2) + " times larger") + "\n";
+  if (!result.latency.nodes.empty()) {
+    text += "time for one sample, estimated on one thread: " + fixed(result.latency.in_float / 1e6, 3) + " -> " +
+            fixed(result.latency.as_decided / 1e6, 3) + " ms\n";
+  }
   if (result.comparison) {
     text += "\n" + comparison_text(*result.comparison);
     text += "measured on " + grouped(static_cast<std::uint64_t>(result.comparison->samples)) +

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "formats/ir/graph.h"
+#include "formats/latency.h"
 
 namespace qtool {
 
@@ -67,6 +68,7 @@ struct Target {
   std::int64_t max_opset = 0, max_ir = 0;
   std::vector<std::string> domains;  // custom domains it runs
   std::vector<Ability> abilities;
+  std::vector<KernelCost> costs;  // empty: nothing is known about speed
   Arithmetic arithmetic;
   /// The runtime quantizes float-weight Conv/Gemm between DQ and Q by itself (trap 2).
   bool rewrites_float_layers = false;

@@ -50,13 +50,6 @@ std::int64_t ir_of_type(DType dtype) {
   }
 }
 
-// What journals call a node: its name, or its first output's where it has none.
-std::string label(const Graph& graph, NodeId n) {
-  const Node& node = graph[n];
-  if (!node.name.empty() || node.outputs.empty() || node.outputs[0] == ValueId::none) return node.name;
-  return graph[node.outputs[0]].name;
-}
-
 bool annotated(const Graph& graph) {
   const auto any = [](const std::vector<Use>& uses) {
     return std::any_of(uses.begin(), uses.end(), [](const Use& use) { return use.quant != nullptr; });
@@ -151,7 +144,7 @@ std::optional<Shape> Lowering::shape(ValueId v) const {
 
 void Lowering::emitted(NodeId n, std::string_view kernel) {
   Json fact = Json::object();
-  fact.set("node", label(decided, n));
+  fact.set("node", label_of(decided, n));
   fact.set("op", decided[n].op);
   fact.set("kernel", std::string(kernel));
   journal.fact("emit", std::move(fact));
@@ -159,7 +152,7 @@ void Lowering::emitted(NodeId n, std::string_view kernel) {
 
 void Lowering::costs(NodeId n, std::string_view why) {
   Json fact = Json::object();
-  fact.set("node", label(decided, n));
+  fact.set("node", label_of(decided, n));
   fact.set("op", decided[n].op);
   fact.set("why", std::string(why));
   journal.fact("slower", std::move(fact));

@@ -12,6 +12,9 @@ Target ort_cpu_target();
 
 namespace ort_cpu {
 
+/// What the runtime's kernels take.
+std::vector<KernelCost> rates();
+
 /// Weight codes in blocks along the reduction: MatMul and Gemm to MatMulNBits, Gather to GatherBlockQuantized.
 void lower_weight_only(Lowering&);
 /// Activations quantized at run time: DynamicQuantizeMatMul, or DynamicQuantizeLinear and MatMulIntegerToFloat.

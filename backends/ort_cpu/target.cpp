@@ -164,6 +164,7 @@ Target ort_cpu_target() {
   target.max_ir = 13;
   target.domains = {"com.microsoft"};
   target.abilities = table();
+  target.costs = ort_cpu::rates();
   target.arithmetic.weight_only_activation_bits = 8;
   target.rewrites_float_layers = true;
   target.unsigned_activations = true;

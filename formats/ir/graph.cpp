@@ -239,6 +239,15 @@ const Use& use_at(const Graph& graph, const Links::Consumer& c) {
 
 Use& use_at(Graph& graph, const Links::Consumer& c) { return const_cast<Use&>(use_at(std::as_const(graph), c)); }
 
+std::string_view label_of(const Graph& graph, NodeId id) {
+  const Node& node = graph[id];
+  if (!node.name.empty()) return node.name;
+  for (const ValueId out : node.outputs) {
+    if (out != ValueId::none) return graph[out].name;
+  }
+  return {};
+}
+
 void collect_names(const Graph& graph, std::set<std::string, std::less<>>& names) {
   for (const ValueId v : graph.values()) names.insert(graph[v].name);
   for (const NodeId n : graph.nodes()) {

@@ -213,6 +213,9 @@ inline std::size_t index(ValueId v) { return static_cast<std::size_t>(v); }
 const Use& use_at(const Graph&, const Links::Consumer&);
 Use& use_at(Graph&, const Links::Consumer&);
 
+/// What a node is called in messages and selectors: its name, or its first output's when it has none.
+std::string_view label_of(const Graph&, NodeId);
+
 /// Names of all values and nodes of `graph` and of its bodies, the empty one included.
 void collect_names(const Graph& graph, std::set<std::string, std::less<>>& names);
 

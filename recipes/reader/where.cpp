@@ -143,15 +143,6 @@ void keep_region(const Graph& graph, const Where& where, std::vector<NodeId>& fo
 
 }  // namespace
 
-std::string_view label_of(const Graph& graph, NodeId id) {
-  const Node& node = graph[id];
-  if (!node.name.empty()) return node.name;
-  for (const ValueId out : node.outputs) {
-    if (out != ValueId::none) return graph[out].name;
-  }
-  return {};
-}
-
 bool glob_match(std::string_view pattern, std::string_view text) {
   // Greedy with one point of return: linear in pattern x text, however many stars there are.
   std::size_t p = 0, t = 0, star = std::string_view::npos, mark = 0;

@@ -3,7 +3,7 @@
 // are alternatives.
 //
 //   op, not_op       operators: Conv, com.microsoft.MatMulNBits, Reduce*
-//   name, not_name   node names (label_of below)
+//   name, not_name   node names (label_of)
 //   region           after:NAME, before:NAME: what depends on the node NAME, what it depends on. first, last: of the
 //   nodes
 //                    that all other conditions leave, or of those with a weight when there is no other condition
@@ -17,9 +17,6 @@
 #include "recipes/reader/recipe.h"
 
 namespace qtool {
-
-/// What a node is called in messages and selectors: its name, or its first output's when it has none.
-std::string_view label_of(const Graph&, NodeId);
 
 /// `*` any characters, `?` one, `[a-z]` a class, `[!a-z]` all but a class.
 bool glob_match(std::string_view pattern, std::string_view text);

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every shipped recipe on every sample, and real models beside the repository: what the runtime runs, how far it is
 from float, and that our reading of the written file says the same. What once failed in other tools is a case."""
+import json
 import pathlib
 
 import numpy as np
@@ -86,6 +87,25 @@ def check_recipe_knobs(suite):
                                        settings=[f"assign_formats.weights={bits}", f"assign_formats.symmetric={str(symmetric).lower()}"])
                     feeds = {"x": rng.standard_normal((16, k)).astype(dtype)}
                     compare(folder, folder / "float.onnx", written, feeds, 17 if bits.endswith("4") else 35, {"MatMulNBits": 1}, {"MatMul", "Gemm"}, 16)
+
+
+def check_announced(suite):
+    """Files that run slower than the float model are said to be so; faster ones are not."""
+    import datasets
+    for name, slower in (("mnist8", True), ("resnet20", False), ("squeezenet", False)):
+        title = f"{name}: {'slower' if slower else 'not slower'} than float, said before anybody measures"
+        if not (datasets.DATA / "models").exists():
+            suite.skip(title, "no real models on this machine")
+            continue
+        with suite.case(title) as folder:
+            source, calib, _, _ = datasets.job(name)
+            datasets.save_npz(folder / "calib.npz", calib[:8])
+            quantize(source, "int8_static", folder / "q.onnx", folder / "calib.npz", json=folder / "report.json")
+            report = json.loads((folder / "report.json").read_text())
+            said = any("will be slower than the float model" in w["text"] for w in report["warnings"])
+            expect(said == slower, f"warnings: {report['warnings']}")
+            times = report["latency"]
+            expect((times["quantized_ms"] > times["float_ms"]) == slower, f"estimate: {times}")
 
 
 def check_real(suite):
