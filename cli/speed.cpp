@@ -4,30 +4,11 @@
 #include <algorithm>
 #include <optional>
 
-#include "calib/op.h"
+#include "calib/one_sample.h"
 #include "cli/text.h"
 
 namespace qtool {
 namespace {
-
-/// A copy with the extents of one run; nothing when an extent besides the first of an input is open and no data tell
-/// it.
-std::optional<Graph> for_one_sample(const Graph& graph, const Dataset* data) {
-  Graph bound = graph;
-  const Feeds feeds = data && data->batches() > 0 ? data->feeds(0) : Feeds{};
-  for (const ValueId v : bound.inputs) {
-    Type& type = bound[v].type;
-    const auto fed = feeds.find(v);
-    for (std::size_t axis = 0; axis < type.shape.size(); ++axis) {
-      if (type.shape[axis] > 0) continue;
-      const bool measured = fed != feeds.end() && fed->second.rank() == type.shape.size();
-      if (axis > 0 && !measured) return std::nullopt;
-      type.shape[axis] = axis > 0 ? fed->second.shape()[axis] : 1;
-    }
-  }
-  infer_types(bound);
-  return bound;
-}
 
 bool has_overridable_weights(const Graph& graph) {
   return std::any_of(graph.inputs.begin(), graph.inputs.end(), [&](ValueId v) { return graph.is_constant(v); });
@@ -40,7 +21,7 @@ constexpr double clearly = 1.02;  // estimates closer than this say nothing
 Latency tell_latency(const Graph& original, const Graph& decided, const Dataset* data, const Target& target,
                      Journal& journal) {
   if (target.costs.empty()) return {};
-  const std::optional<Graph> sample = for_one_sample(decided, data);
+  const std::optional<Graph> sample = bound_to_one_sample(decided, data);
   if (!sample) return {};
   const Graph& bound = *sample;
   Latency latency = estimate_latency(bound, target, has_overridable_weights(original));
@@ -56,7 +37,8 @@ Latency tell_latency(const Graph& original, const Graph& decided, const Dataset*
     journal.warn("quantize", "on " + target.runtime + " " + target.version + " (" + target.instruction_set +
                                  ") the result will be slower than the float model: about " +
                                  fixed(latency.as_decided / 1e6, 3) + " ms instead of " +
-                                 fixed(latency.in_float / 1e6, 3) + " ms on one thread");
+                                 fixed(latency.in_float / 1e6, 3) +
+                                 " ms on one thread; only_faster of assign_formats keeps such layers float");
   }
   return latency;
 }

@@ -197,23 +197,41 @@ class Estimate {
   void convert(ValueId v) {
     const auto readers = links_.consumers(v);
     if (graph_.is_constant(v) || readers.empty()) return;
-    bool as_codes = false, as_floats = false;
+    BorderLatency border;
     for (const Links::Consumer& c : readers) {
       const bool integer = c.node != NodeId::none && precision_[index(c.node)] == Precision::integer;
-      as_codes = as_codes || (integer && fixed_codes(use_at(graph_, c)));
-      as_floats = as_floats || !integer;
+      if (integer && fixed_codes(use_at(graph_, c))) border.into.push_back(c.node);
+      if (!integer) ++border.float_readers;
     }
     NodeId from = links_.producer(v);
     if (from != NodeId::none && absorbed(from)) from = links_.producer(graph_[from].inputs[0].value);
-    const bool made_as_codes =
-        from != NodeId::none && precision_[index(from)] == Precision::integer && all_read_as_codes(v);
-    const double elements = count(shape(v));
-    const auto pay = [&](std::string_view kernel) {
-      if (const KernelCost* cost = rate(kernel, Precision::integer))
-        sum_.conversions += cost->call + cost->out * elements;
+    if (from != NodeId::none && precision_[index(from)] == Precision::integer && all_read_as_codes(v))
+      border.from = from;
+    if (border.from == NodeId::none && border.into.empty()) return;
+    const auto price = [&](std::string_view kernel) {
+      const KernelCost* cost = rate(kernel, Precision::integer);
+      return cost ? cost->call + cost->out * count(shape(v)) : 0;
     };
-    if (made_as_codes && as_floats) pay("DequantizeLinear");
-    if (!made_as_codes && as_codes) pay("QuantizeLinear");
+    border.to_codes = price("QuantizeLinear");
+    border.to_floats = price("DequantizeLinear");
+    if (changes_layout(border)) {
+      border.to_codes += price("layout");
+      border.to_floats += price("layout");
+    }
+    // x * sigmoid(x) is one kernel only where both read the same floats.
+    for (const Links::Consumer& c : readers) {
+      if (c.node != NodeId::none && graph_[c.node].op == "Sigmoid" && fused_in_float(c.node))
+        border.to_floats += time_of(c.node, Precision::floating);
+    }
+    if (border.from != NodeId::none) sum_.conversions += border.float_readers * border.to_floats;
+    if (border.from == NodeId::none) sum_.conversions += border.to_codes;
+    sum_.borders.push_back(std::move(border));
+  }
+
+  /// Convolutions keep codes and floats in different orders of axes.
+  bool changes_layout(const BorderLatency& border) const {
+    const auto is_conv = [&](NodeId n) { return n != NodeId::none && graph_[n].op == "Conv"; };
+    return is_conv(border.from) || std::any_of(border.into.begin(), border.into.end(), is_conv);
   }
 
   const Graph& graph_;

@@ -29,7 +29,8 @@ enum class Precision : std::uint8_t {
 struct KernelCost {
   std::string_view kernel;  // an operator's name, or one of the classes "Conv 1x1", "Conv few channels" (4 at most),
                             // "Conv depthwise", "Conv depthwise ragged" (channels that fill no vector), "Conv
-                            // unpacked", "Conv unpacked depthwise" (weights that a caller may override)
+                            // unpacked", "Conv unpacked depthwise" (weights that a caller may override); "layout":
+                            // from or to the order of axes in which convolutions keep codes
   Precision precision = Precision::floating;
   double call = 0;    // per call
   double mac = 0;     // per multiply-add, extents rounded up to `lanes` and `depth`
@@ -47,11 +48,20 @@ struct NodeLatency {
   double in_float = 0, as_decided = 0;  // ns, without conversions
 };
 
+/// A value between nodes with a decision and others. Nodes without one, inputs and outputs of the graph count as float.
+struct BorderLatency {
+  NodeId from = NodeId::none;          // the node with a decision that makes it as codes; none: made as floats
+  std::vector<NodeId> into;            // nodes with a decision that read codes
+  int float_readers = 0;               // others
+  double to_codes = 0, to_floats = 0;  // ns; floats are made for every reader by itself
+};
+
 struct Latency {
-  std::vector<NodeLatency> nodes;  // those with a decision
-  double in_float = 0;             // ns, all nodes that the target has rates for
-  double as_decided = 0;           // ns, conversions included
-  double conversions = 0;          // ns, the part of as_decided that only turns floats into codes and back
+  std::vector<NodeLatency> nodes;      // those with a decision
+  std::vector<BorderLatency> borders;  // values that a node with an integer decision makes or reads
+  double in_float = 0;                 // ns, all nodes that the target has rates for
+  double as_decided = 0;               // ns, conversions included
+  double conversions = 0;              // ns, the part of as_decided that only turns floats into codes and back
 };
 
 /// The estimate for a graph whose extents are known (an extent of -1 counts as 1). Nothing when the target has no

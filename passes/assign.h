@@ -6,6 +6,7 @@
 
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -29,13 +30,15 @@ struct Wish {
   bool attention = true;          // products of two activations
   bool embeddings = false;        // tables that Gather reads
   bool exact_inside = false;      // method weights: float activations also inside the kernel
+  bool only_faster = false;       // not what the target runs slower than in float
   void options(Options&);
 };
 
 class Plan {
  public:
-  /// Wishes of all nodes from the step's own and the context's rules. `graph` gets the annotations.
-  Plan(Graph& graph, PassContext& ctx, const Wish& wish);
+  /// Wishes of all nodes from the step's own and the context's rules, but those of `too_slow`, which stay float.
+  /// `graph` gets the annotations.
+  Plan(Graph& graph, PassContext& ctx, const Wish& wish, const std::set<NodeId>& too_slow = {});
 
   Graph& graph;
   PassContext& ctx;

@@ -9,9 +9,11 @@
 // Every node that computes on floats and stays float gets a "skip" with its reason.
 #include <algorithm>
 
+#include "calib/one_sample.h"
 #include "calib/op.h"
 #include "formats/base/error.h"
 #include "passes/assign.h"
+#include "passes/fastest.h"
 #include "recipes/reader/bind.h"
 #include "recipes/reader/where.h"
 
@@ -30,9 +32,10 @@ void Wish::options(Options& o) {
   o("embeddings", embeddings, "quantize tables that Gather reads too (weights)");
   o("exact_inside", exact_inside,
     "method weights: no 8-bit activations inside the kernel (slower, a little more exact)");
+  o("only_faster", only_faster, "leave in float what the target, by its rates, would run slower with fewer bits");
 }
 
-Plan::Plan(Graph& g, PassContext& c, const Wish& wish)
+Plan::Plan(Graph& g, PassContext& c, const Wish& wish, const std::set<NodeId>& too_slow)
     : graph(g), ctx(c), links(g), wishes_(g.node_slots(), wish), decided_(g.node_slots()), types_(g.value_slots()) {
   for (const Rule& rule : ctx.rules) {
     Wish probe = wish;  // binds once more than needed, so that a rule without nodes is still checked
@@ -63,6 +66,11 @@ Plan::Plan(Graph& g, PassContext& c, const Wish& wish)
         own.grain = "groups";
       }
     }
+  }
+  for (const NodeId n : too_slow) {
+    if (!wishes_[slot(n)].only_faster) continue;
+    wishes_[slot(n)].keep = "float";
+    skip(n, "the target runs it faster in float");
   }
   Graph inferred = graph;
   infer_types(inferred);
@@ -172,11 +180,45 @@ class AssignFormats final : public Pass {
   void options(Options& o) override { wish_.options(o); }
 
   void run(Graph& graph, PassContext& ctx) override {
-    assign::Plan plan(graph, ctx, wish_);
+    // A first try tells what there is to choose from. Without what is slower other things may lose their use, hence
+    // again, until nothing is left to drop.
+    std::set<NodeId> too_slow;
+    for (;;) {
+      Graph tried = graph;
+      Journal draft;
+      const std::size_t before = too_slow.size();
+      PassContext quiet{ctx.target, ctx.calibration, draft, ctx.threads, ctx.rng, ctx.rules, ctx.selected, ctx.stop};
+      if (assign::Plan plan(tried, quiet, wish_, too_slow); wants_speed(plan)) {
+        assign_all(plan);
+        add_slower(tried, ctx, too_slow);
+      }
+      if (too_slow.size() == before) break;
+    }
+    assign::Plan plan(graph, ctx, wish_, too_slow);
+    assign_all(plan);
+    explain_rest(plan);
+  }
+
+ private:
+  static void assign_all(assign::Plan& plan) {
     assign::assign_weight_only(plan);
     assign::assign_dynamic(plan);
     assign::assign_static(plan);
-    explain_rest(plan);
+  }
+
+  static bool wants_speed(const assign::Plan& plan) {
+    const auto nodes = plan.graph.nodes();
+    return std::any_of(nodes.begin(), nodes.end(), [&](NodeId n) { return plan.wish(n).only_faster; });
+  }
+
+  static void add_slower(const Graph& tried, PassContext& ctx, std::set<NodeId>& too_slow) {
+    const Dataset* data = ctx.calibration.has_data() ? &ctx.calibration.data() : nullptr;
+    const std::optional<Graph> bound = bound_to_one_sample(tried, data);
+    if (!bound) {
+      ctx.journal.warn("assign_formats", "only_faster has no effect: the model leaves extents open that no data tell");
+      return;
+    }
+    for (const NodeId n : assign::better_in_float(estimate_latency(*bound, ctx.target))) too_slow.insert(n);
   }
 };
 

@@ -124,6 +124,7 @@ std::vector<KernelCost> rates() {
     all.push_back(row(e.op, f, e.float_call, e.float_out));
     if (e.code_call > 0) all.push_back(row(e.op, i, e.code_call, e.code_out));
   }
+  all.push_back(row("layout", i, 500, .08));
   all.push_back(row("QuantizeLinear", i, 700, .076));
   all.push_back(row("DequantizeLinear", i, 600, .105));
   return all;

@@ -89,6 +89,10 @@ TEST_CASE("latency: an integer kernel pays for rounding to tiles, and for conver
   // The 72 elements of x become codes; the 48 of y, codes behind the absorbed Relu, become floats.
   CHECK(l.conversions == doctest::Approx(3 + 72 + 5 + 48));
   CHECK(l.as_decided == doctest::Approx(l.nodes[0].as_decided + l.conversions));
+  REQUIRE(l.borders.size() == 2);
+  CHECK(l.borders[0].into == std::vector<NodeId>{first(g)});
+  CHECK(l.borders[1].from == first(g));
+  CHECK(l.borders[1].float_readers == 1);
 }
 
 TEST_CASE("latency: activations quantized while it runs need no conversions; open extents count as one") {

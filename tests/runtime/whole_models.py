@@ -106,6 +106,13 @@ def check_announced(suite):
             expect(said == slower, f"warnings: {report['warnings']}")
             times = report["latency"]
             expect((times["quantized_ms"] > times["float_ms"]) == slower, f"estimate: {times}")
+            if slower:
+                quantize(source, "int8_static", folder / "q.onnx", folder / "calib.npz",
+                         settings=["assign_formats.only_faster=true"], json=folder / "report.json")
+                report = json.loads((folder / "report.json").read_text())
+                times = report["latency"]
+                expect(times["quantized_ms"] <= times["float_ms"], f"estimate with only_faster: {times}")
+                expect(not any("slower" in w["text"] for w in report["warnings"]), f"warnings: {report['warnings']}")
 
 
 def check_real(suite):
