@@ -289,6 +289,7 @@ class BoundDataset final : public Dataset {
   }
 
   void check_symbols() const {
+    constexpr std::string_view nameless = "?";  // what some exporters call every open extent
     const bool varies = std::any_of(bindings_.begin(), bindings_.end(), [](const Binding& b) { return b.varies; });
     for (std::int64_t run = 0; run < (varies && !lazy() ? batches() : 1); ++run) {
       std::map<std::string, std::pair<std::int64_t, std::string>> extents;  // symbol -> extent, input
@@ -296,7 +297,7 @@ class BoundDataset final : public Dataset {
         const Shape shape = shape_in_run(b, run);
         for (std::size_t a = 0; a < b.input.type.symbols.size() && a < shape.size(); ++a) {
           const std::string& symbol = b.input.type.symbols[a];
-          if (symbol.empty() || b.input.type.shape[a] >= 0) continue;
+          if (symbol.empty() || symbol == nameless || b.input.type.shape[a] >= 0) continue;
           const auto [known, fresh] = extents.try_emplace(symbol, shape[a], b.input.name);
           if (!fresh && known->second.first != shape[a]) {
             refuse("the model calls an extent of \"" + known->second.second + "\" and of \"" + b.input.name +

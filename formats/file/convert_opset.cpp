@@ -154,6 +154,9 @@ void Conversion::collect(const Graph& graph) {
 }
 
 void Conversion::cross(const Step& step, std::int64_t version, bool up) {
+  constexpr std::int64_t last_experimental = 9;
+  const Experimental* experimental = find_experimental(step.node().op);
+  if (experimental && up && version - 1 <= last_experimental) experimental->rewrite(step);
   const std::string op = step.node().op;
   if (!known_operator(op)) step.refuse("is no operator of ai.onnx that qtool knows");
   const Signature* from = find_signature(op, up ? version - 1 : version);

@@ -93,6 +93,14 @@ struct Rule {
 std::span<const Rule> signature_rules();  // opset_rules_inputs.cpp: attributes became inputs
 std::span<const Rule> meaning_rules();    // opset_rules_meaning.cpp: the same words mean something else
 
+/// An operator that the standard domain had on trial until version 9; `rewrite` spells it out in standard operators of
+/// the version that the step comes from.
+struct Experimental {
+  std::string_view op;
+  void (*rewrite)(const Step&);
+};
+const Experimental* find_experimental(std::string_view op);  // opset_rules_experimental.cpp
+
 inline Tensor int64_list(const std::vector<std::int64_t>& values) {
   return Tensor::of<std::int64_t>({static_cast<std::int64_t>(values.size())}, values);
 }

@@ -111,6 +111,16 @@ TEST_CASE("a flipped bit is refused or gives the same array") {
   }
 }
 
+TEST_CASE("a name that stands for every open extent binds none of them to another") {
+  const test::ScratchFolder folder;
+  write_npz(folder / "a.npz", {{"x", Tensor(DType::f32, {4, 3, 2, 5})}});
+  const auto picture = [](const std::string& name) {
+    return model({{"x", DType::f32, {-1, 3, -1, -1}, {"batch", "", name, name}}});
+  };
+  CHECK(contains(refusal(picture("side"), from(folder / "a.npz")), "by the same name \"side\""));
+  CHECK(refusal(picture("?"), from(folder / "a.npz")).empty());
+}
+
 TEST_CASE("rows are cut into the batch of the model") {
   const Graph fixed = model({{"x", DType::f32, {1, 2, 3}, {}}});
   const auto d = open_dataset(fixed, from(files() / "arrays.npz"));
