@@ -32,7 +32,6 @@ class Hasher {
   Digest finish();
 
  private:
-  void block(const std::uint8_t*);
   std::array<std::uint32_t, 8> state_;
   std::array<std::uint8_t, 64> buffer_{};
   std::size_t fill_ = 0;
