@@ -36,6 +36,12 @@ void Histogram::add(float x) {
   ++(*pages_[page])[(bits & 0x7fffffu) >> (23 - mantissa_)];
 }
 
+void Histogram::add(std::span<const float> x) {
+  for (const float v : x) {
+    if (std::isfinite(v)) add(v);
+  }
+}
+
 void Histogram::open(std::uint32_t page) {
   pages_[page] = std::make_unique<Page>(std::size_t{1} << mantissa_);
   const std::uint32_t exponent = page & 255u;

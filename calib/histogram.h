@@ -20,6 +20,8 @@ class Histogram {
   explicit Histogram(std::int64_t bins);
   /// Finite numbers only.
   void add(float x);
+  /// The finite ones of several.
+  void add(std::span<const float>);
   std::int64_t count() const { return count_; }
   std::int64_t zeros() const { return zeros_; }
   float low() const { return low_; }  // smallest and largest number; 0 where none came

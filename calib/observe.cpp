@@ -3,11 +3,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
-#include <optional>
 
 #include "calib/clip.h"
-#include "calib/histogram.h"
+#include "calib/statistics.h"
 #include "formats/base/error.h"
 #include "formats/ir/merkle.h"
 
@@ -16,100 +14,15 @@ namespace {
 
 std::size_t index(std::int64_t i) { return static_cast<std::size_t>(i); }
 
-constexpr std::int64_t channel_bins = 256;              // at most, per channel: there are many
-constexpr int whole = std::numeric_limits<int>::min();  // axis: per tensor
-
-/// What one channel showed.
-struct Channel {
-  float low = std::numeric_limits<float>::infinity(), high = -std::numeric_limits<float>::infinity();
-  double sum = 0;
-  std::int64_t count = 0;
-  std::optional<Histogram> histogram;
-};
-
-/// What a value showed, per channel of `axis`.
-class Statistics {
- public:
-  Statistics(std::string name, int axis, std::int64_t bins) : name_(std::move(name)), axis_(axis), bins_(bins) {}
-
-  void add(const Tensor& t) {
-    if (!is_float(t.dtype())) {
-      throw Error(Code::calibration, "\"" + name_ + "\" is " + std::string(name_of(t.dtype())) +
-                                         "; only floating-point values have ranges and means");
-    }
-    const Tensor f = to_f32(t);
-    const auto x = f.read<float>();
-    std::size_t n = 1, inner = x.size();
-    if (axis_ != whole) {
-      const std::int64_t axis = axis_ < 0 ? axis_ + t.rank() : axis_;
-      if (axis < 0 || axis >= t.rank())
-        fail("has the shape " + to_string(t.shape()) + ", no axis " + std::to_string(axis_));
-      n = index(t.shape()[index(axis)]);
-      inner = 1;
-      for (std::size_t a = index(axis) + 1; a < t.shape().size(); ++a) inner *= index(t.shape()[a]);
-    }
-    if (channels_.empty()) channels_.resize(n);
-    if (channels_.size() != n) {
-      fail("has " + std::to_string(n) + " channels in one batch and " + std::to_string(channels_.size()) +
-           " in another");
-    }
-    if (inner == 0) return;
-    for (std::size_t at = 0; at < x.size(); at += inner) add(channels_[at / inner % n], x.subspan(at, inner));
-  }
-
-  const std::vector<Channel>& channels() const { return channels_; }
-  std::int64_t infinite() const { return infinite_; }
-  std::int64_t count() const {
-    std::int64_t n = 0;
-    for (const Channel& c : channels_) n += c.count;
-    return n;
-  }
-
- private:
-  [[noreturn]] void fail(const std::string& what) const { throw Error(Code::calibration, "\"" + name_ + "\" " + what); }
-
-  void add(Channel& c, std::span<const float> x) {
-    constexpr float inf = std::numeric_limits<float>::infinity();
-    if (bins_ > 0 && !c.histogram) c.histogram.emplace(bins_);
-    float low = c.low, high = c.high;
-    double sum = c.sum;  // element by element: the same for every cut into batches
-    std::int64_t bad = 0;
-    for (const float v : x) {
-      const bool finite = std::fabs(v) < inf;
-      bad += finite ? 0 : 1;
-      low = finite && v < low ? v : low;
-      high = finite && v > high ? v : high;
-      sum += finite ? static_cast<double>(v) : 0.0;
-    }
-    if (bad > 0 && std::any_of(x.begin(), x.end(), [](float v) { return std::isnan(v); })) {
-      throw Error(Code::calibration, "\"" + name_ + "\" becomes NaN on the calibration data",
-                  "check the data with the float model: a wrong preprocessing or type is the usual cause");
-    }
-    c.low = low;
-    c.high = high;
-    c.sum = sum;
-    c.count += static_cast<std::int64_t>(x.size()) - bad;
-    infinite_ += bad;
-    if (!c.histogram) return;
-    for (const float v : x) {
-      if (std::fabs(v) < inf) c.histogram->add(v);
-    }
-  }
-
-  std::string name_;
-  int axis_;
-  std::int64_t bins_;  // 0: no histogram
-  std::vector<Channel> channels_;
-  std::int64_t infinite_ = 0;
-};
+constexpr std::int64_t channel_bins = 256;  // at most, per channel: there are many
 
 void set_range(const Channel& c, const ObserverOptions& o, float& low, float& high) {
   if (c.count == 0) {
     low = high = 0;
     return;
   }
-  low = c.low;
-  high = c.high;
+  low = c.extremes.low;
+  high = c.extremes.high;
   if (o.method == "minmax") return;
   const NumberFormat& format = o.format == nullptr ? number::int8 : *o.format;
   const Histogram& h = *c.histogram;
@@ -161,7 +74,7 @@ std::vector<std::shared_ptr<const Statistics>> Calibration::State::statistics(Ca
   }
   if (!wanted.empty()) {
     self.sweep(graph, reading, wanted, 0, [&](std::int64_t, ValueId v, const Tensor& t) {
-      for (Statistics* s : listeners.at(v)) s->add(t);
+      for (Statistics* s : listeners.at(v)) s->add(t, threads);
     });
     for (const ValueId v : wanted) {
       const Statistics& s = *listeners.at(v).front();
@@ -200,7 +113,7 @@ std::vector<Range> Calibration::ranges(const Graph& graph, Reading reading, std:
       throw Error(Code::usage, "unknown observer \"" + o.method + "\"", "observers: minmax, percentile, entropy, mse");
     }
     const std::int64_t bins = o.method == "minmax" ? 0 : o.axis >= 0 ? std::min(o.bins, channel_bins) : o.bins;
-    asks.push_back({r.value, o.axis >= 0 ? o.axis : whole, bins});
+    asks.push_back({r.value, o.axis >= 0 ? o.axis : Statistics::whole, bins});
   }
   const auto statistics = state_->statistics(*this, graph, reading, asks);
   std::vector<Range> out(requests.size());
@@ -211,28 +124,13 @@ std::vector<Range> Calibration::ranges(const Graph& graph, Reading reading, std:
       const std::size_t n = std::max<std::size_t>(1, s.channels().size());
       range.low.resize(n);
       range.high.resize(n);
-      range.mean.resize(n);
       range.count = s.count();
       range.infinite = s.infinite();
       for (std::size_t c = 0; c < s.channels().size(); ++c) {
-        const Channel& channel = s.channels()[c];
-        set_range(channel, requests[index(i)].options, range.low[c], range.high[c]);
-        if (channel.count > 0) range.mean[c] = static_cast<float>(channel.sum / static_cast<double>(channel.count));
+        set_range(s.channels()[c], requests[index(i)].options, range.low[c], range.high[c]);
       }
     }
   });
-  return out;
-}
-
-std::vector<std::vector<double>> Calibration::means(const Graph& graph, Reading reading,
-                                                    std::span<const ValueId> values, int axis) {
-  std::vector<State::Ask> asks;
-  for (const ValueId v : values) asks.push_back({v, axis, 0});
-  std::vector<std::vector<double>> out;
-  for (const auto& s : state_->statistics(*this, graph, reading, asks)) {
-    std::vector<double>& means = out.emplace_back();
-    for (const Channel& c : s->channels()) means.push_back(c.count == 0 ? 0 : c.sum / static_cast<double>(c.count));
-  }
   return out;
 }
 

@@ -33,9 +33,8 @@ struct ObserverOptions {
 /// Infinities (masks) are left out and counted: a value that has them cannot be quantized without changing its meaning.
 struct Range {
   std::vector<float> low, high;  // 0, 0 where nothing was seen
-  std::vector<float> mean;
-  std::int64_t count = 0;     // finite elements seen
-  std::int64_t infinite = 0;  // infinite ones
+  std::int64_t count = 0;        // finite elements seen
+  std::int64_t infinite = 0;     // infinite ones
 };
 
 /// Data, executor and caches of a run; what passes measure with.
@@ -57,9 +56,6 @@ class Calibration {
     ObserverOptions options;
   };
   std::vector<Range> ranges(const Graph&, Reading, std::span<const Request>);
-  /// Mean over all samples and positions per index of `axis` (negative: from the back), of the values in the given
-  /// reading; summed in double, element by element in order. Errors as for ranges().
-  std::vector<std::vector<double>> means(const Graph&, Reading, std::span<const ValueId>, int axis);
   /// Runs once over at most `batches` batches (0: all), for everything else; nothing is cached.
   void sweep(const Graph&, Reading, std::span<const ValueId>, std::int64_t batches,
              const std::function<void(std::int64_t batch, ValueId, const Tensor&)>& visit);

@@ -15,6 +15,7 @@
 #include <string>
 
 #include "calib/observe.h"
+#include "calib/statistics.h"
 #include "formats/base/error.h"
 #include "formats/ir/quant.h"
 #include "passes/pass.h"
@@ -27,39 +28,6 @@ namespace {
 struct Site {
   Product product;
   std::optional<AddedBias> added;  // MatMul: the Add that holds its bias
-};
-
-/// Sums per channel, in double, batch after batch.
-class Means {
- public:
-  /// `axis` < 0: from the back. False when the tensor has no such axis, or another extent than `channels`.
-  bool add(const Tensor& t, std::int64_t channels, int axis) {
-    const std::int64_t at = axis < 0 ? axis + t.rank() : axis;
-    if (at < 0 || at >= t.rank() || t.shape()[static_cast<std::size_t>(at)] != channels) return false;
-    std::int64_t inner = 1;
-    for (std::size_t i = static_cast<std::size_t>(at) + 1; i < t.shape().size(); ++i) inner *= t.shape()[i];
-    sums_.resize(static_cast<std::size_t>(channels));
-    const Tensor f = to_f32(t);
-    const auto values = f.read<float>();
-    for (std::size_t i = 0; i < values.size();) {
-      for (double& sum : sums_) {
-        for (std::int64_t k = 0; k < inner; ++k) sum += values[i++];
-      }
-    }
-    count_ += t.count() / std::max<std::int64_t>(channels, 1);
-    return true;
-  }
-  /// Empty when nothing was seen.
-  std::vector<double> get() const {
-    std::vector<double> means;
-    if (count_ == 0) return means;
-    for (const double sum : sums_) means.push_back(sum / static_cast<double>(count_));
-    return means;
-  }
-
- private:
-  std::vector<double> sums_;
-  std::int64_t count_ = 0;
 };
 
 /// Whether the node computes in integers, so that a float bias would break its kernel apart.
@@ -142,7 +110,7 @@ class BiasCorrect final : public Pass {
       if (readers[x].empty()) wanted.push_back(x);
       readers[x].push_back(s);
     }
-    std::vector<Means> means(sites.size());
+    std::vector<ChannelSums> means(sites.size());
     std::vector<bool> fits(sites.size(), true);
     ctx.calibration.sweep(
         graph, Reading::quantized, wanted, batches(ctx), [&](std::int64_t, ValueId x, const Tensor& t) {
@@ -152,12 +120,13 @@ class BiasCorrect final : public Pass {
             const Node& node = graph[p.node];
             const Quant& quant = node.inputs[0].quant;
             const bool turned = node.attrs.get("transA", std::int64_t{0}) != 0;
-            fits[s] = fits[s] && !turned &&
-                      means[s].add(quant ? fake_quantize(t, *quant) : t, p.in_channels(), p.spatial ? 1 : -1);
+            fits[s] =
+                fits[s] && !turned &&
+                means[s].add(quant ? fake_quantize(t, *quant) : t, p.in_channels(), p.spatial ? 1 : -1, ctx.threads);
           }
         });
     for (std::size_t s = 0; s < sites.size(); ++s) {
-      const std::vector<double> mean = means[s].get();
+      const std::vector<double> mean = means[s].means();
       if (!fits[s] || mean.empty()) {
         skip(graph, sites[s].product.node, ctx, "its input channels are not on the axis of the weight");
         continue;
@@ -188,13 +157,13 @@ class BiasCorrect final : public Pass {
     std::vector<ValueId> wanted;
     for (const Site& site : sites) wanted.push_back(graph[site.product.node].outputs[0]);
     const auto means_of = [&](Reading reading, std::span<const ValueId> values, std::span<const Site> of) {
-      std::vector<Means> means(values.size());
+      std::vector<ChannelSums> means(values.size());
       std::map<ValueId, std::size_t> place;
       for (std::size_t i = 0; i < values.size(); ++i) place[values[i]] = i;
       ctx.calibration.sweep(graph, reading, values, batches(ctx), [&](std::int64_t, ValueId v, const Tensor& t) {
         ctx.check_stop();
         const Product& p = of[place.at(v)].product;
-        means[place.at(v)].add(t, p.out_channels(), p.spatial ? 1 : -1);
+        means[place.at(v)].add(t, p.out_channels(), p.spatial ? 1 : -1, ctx.threads);
       });
       return means;
     };
@@ -202,8 +171,8 @@ class BiasCorrect final : public Pass {
     for (std::size_t s = 0; s < sites.size(); ++s) {
       ctx.journal.progress({"bias_correct", static_cast<std::int64_t>(s), static_cast<std::int64_t>(sites.size())});
       const auto got = means_of(Reading::quantized, {&wanted[s], 1}, {&sites[s], 1});
-      std::vector<double> shift = wished[s].get();
-      const std::vector<double> now = got[0].get();
+      std::vector<double> shift = wished[s].means();
+      const std::vector<double> now = got[0].means();
       if (shift.empty() || now.size() != shift.size()) {
         skip(graph, sites[s].product.node, ctx, "its output channels are not on the axis of the weight");
         continue;

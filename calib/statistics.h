@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+// Statistics: what one value showed on the calibration data, per tensor or per channel: range, count, histogram.
+// Everything here depends on the multiset of numbers alone, so that neither batches nor threads enter.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "calib/histogram.h"
+#include "formats/base/threads.h"
+#include "formats/ir/tensor.h"
+
+namespace qtool {
+
+/// The range of the finite ones of some numbers, and how many were not.
+struct Extremes {
+  float low = std::numeric_limits<float>::infinity(), high = -std::numeric_limits<float>::infinity();
+  std::int64_t bad = 0;  // infinite or NaN
+  void add(const Extremes&);
+};
+Extremes extremes_of(std::span<const float>);
+
+/// What one channel showed.
+struct Channel {
+  Extremes extremes;
+  std::int64_t count = 0;  // finite ones
+  std::optional<Histogram> histogram;
+};
+
+class Statistics {
+ public:
+  static constexpr int whole = std::numeric_limits<int>::min();  // axis: per tensor
+
+  /// `axis` < 0: from the back. `bins` 0: no histogram.
+  Statistics(std::string name, int axis, std::int64_t bins) : name_(std::move(name)), axis_(axis), bins_(bins) {}
+  /// Error(Code::calibration) naming the value for NaN, for a type that is not floating-point, for an axis that is not
+  /// there and for a number of channels that changes.
+  void add(const Tensor&, Threads&);
+
+  /// Empty before the first add().
+  const std::vector<Channel>& channels() const { return channels_; }
+  std::int64_t infinite() const { return infinite_; }
+  std::int64_t count() const;
+
+ private:
+  [[noreturn]] void fail(const std::string& what) const;
+  void add_whole(std::span<const float> x, Threads& threads);
+  void add_channel(std::size_t channel, std::span<const float> x, std::size_t inner);
+
+  std::string name_;
+  int axis_;
+  std::int64_t bins_;
+  std::vector<Channel> channels_;
+  std::int64_t infinite_ = 0;
+};
+
+/// Sums per index of one axis, in double; element by element in the order of the batches, so that the bytes depend
+/// neither on how samples are cut into batches nor on threads.
+class ChannelSums {
+ public:
+  /// `axis` < 0: from the back. False, with nothing added, when the tensor has no such axis or another extent than
+  /// `channels`.
+  bool add(const Tensor&, std::int64_t channels, int axis, Threads&);
+  /// Per channel; empty when nothing was seen.
+  std::vector<double> means() const;
+
+ private:
+  std::vector<double> sums_;
+  std::int64_t count_ = 0;  // elements of one channel
+};
+
+}  // namespace qtool
