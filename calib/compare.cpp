@@ -3,10 +3,15 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <deque>
 #include <limits>
 #include <map>
-#include <set>
+#include <numeric>
+#include <optional>
+#include <utility>
 
+#include "calib/ops/widest.h"
 #include "formats/base/error.h"
 #include "formats/ir/quant.h"
 
@@ -90,30 +95,21 @@ Tensor handed_out(const Tensor& t, const Quant& quant, Reading reading) {
   return reading == Reading::quantized && quant ? fake_quantize(t, *quant) : t;
 }
 
-/// Pairs of values to compare: at the outputs, and inside.
-struct Pairs {
+/// What is compared with one value of the reference.
+struct Pair {
   struct Output {
-    ValueId reference, candidate;
+    std::size_t place;  // in Comparison::outputs
     Quant quant;
     bool probabilities = false;
   };
+  ValueId candidate = ValueId::none;
   std::vector<Output> outputs;
-  std::map<ValueId, std::size_t> layers;  // of the candidate -> place in the three below
-  std::vector<ValueId> layer_references;
-  std::vector<std::string> names;
-  std::vector<ErrorStats> errors;
+  ErrorStats* layer = nullptr;
+};
 
-  std::vector<ValueId> wanted_reference() const {
-    std::set<ValueId> ids(layer_references.begin(), layer_references.end());
-    for (const Output& o : outputs) ids.insert(o.reference);
-    return {ids.begin(), ids.end()};
-  }
-  std::vector<ValueId> wanted_candidate() const {
-    std::set<ValueId> ids;
-    for (const auto& [id, place] : layers) ids.insert(id);
-    for (const Output& o : outputs) ids.insert(o.candidate);
-    return {ids.begin(), ids.end()};
-  }
+struct Pairs {
+  std::map<ValueId, Pair> of;                             // by value of the reference
+  std::deque<std::pair<std::string, ErrorStats>> layers;  // in the order of the reference
 };
 
 Pairs pair_up(const Graph& reference, const Graph& candidate, bool layers, Comparison& result) {
@@ -125,64 +121,185 @@ Pairs pair_up(const Graph& reference, const Graph& candidate, bool layers, Compa
     if (other == candidate.outputs.end()) {
       throw Error(Code::verification, "the output \"" + name + "\" of the one model is missing in the other");
     }
-    pairs.outputs.push_back({use.value, other->value, other->quant});
+    Pair& pair = pairs.of[use.value];
+    pair.candidate = other->value;
+    pair.outputs.push_back({result.outputs.size(), other->quant});
     result.outputs.emplace_back().name = name;
   }
   if (!layers) return pairs;
-  const Links links(reference), other_links(candidate);
+  const Links links(candidate);
   for (const NodeId n : reference.order()) {
     for (const ValueId v : reference[n].outputs) {
       if (v == ValueId::none) continue;
       const auto other = candidate.find_value(reference[v].name);
-      if (!other || other_links.producer(*other) == NodeId::none) continue;
-      if (!pairs.layers.emplace(*other, pairs.names.size()).second) continue;
-      pairs.layer_references.push_back(v);
-      pairs.names.push_back(reference[v].name);
+      if (!other || links.producer(*other) == NodeId::none) continue;
+      Pair& pair = pairs.of[v];
+      pair.candidate = *other;
+      pair.layer = &pairs.layers.emplace_back(reference[v].name, ErrorStats()).second;
     }
   }
-  pairs.errors.resize(pairs.names.size());
   return pairs;
 }
 
+/// The candidate, run as far as the reference has come.
+class Follower {
+ public:
+  explicit Follower(DatasetRun& run) : run_(run) {}
+  void begin(std::span<const ValueId> wanted) {
+    run_.begin(wanted);
+    ended_ = false;
+  }
+  /// Empty: the value is not computed in this batch.
+  Tensor value(ValueId wanted) {
+    if (const auto known = waiting_.find(wanted); known != waiting_.end()) {
+      Tensor t = std::move(known->second);
+      waiting_.erase(known);
+      return t;
+    }
+    while (auto next = step()) {
+      if (next->first == wanted) return std::move(next->second);
+      waiting_.insert(std::move(*next));
+    }
+    return {};
+  }
+  /// Runs to the end of the batch: what the next one starts from may lie behind the last value.
+  void finish() {
+    while (step()) {
+    }
+    waiting_.clear();
+  }
+
+ private:
+  std::optional<std::pair<ValueId, Tensor>> step() {
+    if (ended_) return std::nullopt;
+    auto next = run_.value();
+    ended_ = !next;
+    return next;
+  }
+
+  DatasetRun& run_;
+  bool ended_ = true;
+  std::map<ValueId, Tensor> waiting_;  // computed before the reference came to them
+};
+
+void compare_value(Pair& pair, Comparison& result, const Tensor& x, const Tensor& y, Reading reading, bool first_batch,
+                   std::span<const std::int64_t> labels) {
+  // Inner values of one name may have become something else; only like ones are compared.
+  if (pair.layer && is_float(x.dtype()) && is_float(y.dtype()) && x.shape() == y.shape()) pair.layer->add(x, y);
+  for (Pair::Output& o : pair.outputs) {
+    if (!numeric(y.dtype())) continue;
+    OutputReport& report = result.outputs[o.place];
+    const Tensor out = handed_out(y, o.quant, reading);
+    try {
+      report.error.add(x, out);
+    } catch (const Error& e) {
+      throw Error(e.code(), "output \"" + report.name + "\": " + e.what());
+    }
+    if (first_batch) {
+      report.scores = is_scores(x);
+      o.probabilities = report.scores && are_probabilities(to_f32(x).read<float>(), index(x.shape().back()));
+    }
+    if (report.scores && is_scores(x)) add_scores(report.classes, x, out, o.probabilities, labels);
+  }
+}
+
 }  // namespace
+
+struct ErrorStats::Round {
+  static constexpr std::size_t lanes = std::tuple_size_v<Lanes>;
+  static constexpr float inf = std::numeric_limits<float>::infinity();
+  Lanes signal, noise, dot, norm2, max_abs{};
+  std::array<float, lanes> low, high, max_signal{};
+  std::array<std::int32_t, lanes> usable{}, differ{};
+
+  QTOOL_INLINE void add(const float* x, const float* y) {
+    std::array<float, lanes> us, vs;
+    for (std::size_t k = 0; k < lanes; ++k) {
+      const bool finite = (std::fabs(x[k]) < inf) & (std::fabs(y[k]) < inf);
+      const bool alike = (x[k] == y[k]) | ((x[k] != x[k]) & (y[k] != y[k]));
+      const float down = finite ? y[k] : inf, up = finite ? y[k] : -inf;
+      usable[k] += finite ? 1 : 0;
+      differ[k] += finite | alike ? 0 : 1;
+      low[k] = down < low[k] ? down : low[k];
+      high[k] = up > high[k] ? up : high[k];
+      us[k] = finite ? x[k] : 0.0F;
+      vs[k] = finite ? y[k] : 0.0F;
+      max_signal[k] = std::fabs(us[k]) > max_signal[k] ? std::fabs(us[k]) : max_signal[k];
+    }
+    for (std::size_t k = 0; k < lanes; ++k) {
+      const double u = us[k], v = vs[k], d = u - v;
+      signal[k] += u * u;
+      noise[k] += d * d;
+      dot[k] += u * v;
+      norm2[k] += v * v;
+      max_abs[k] = std::fabs(d) > max_abs[k] ? std::fabs(d) : max_abs[k];
+    }
+  }
+};
+
+void ErrorStats::add_rounds(const float* x, const float* y, std::size_t rounds) {
+  Round all{signal_, noise_, dot_, norm2_, {}, {}, {}, {}, {}, {}};
+  all.low.fill(Round::inf);
+  all.high.fill(-Round::inf);
+  with_widest_vectors([&]() QTOOL_INLINE {
+    Round round = all;  // a local one: nothing else can be meant by a pointer
+    const float *from = x, *to = y;
+    for (std::size_t i = 0; i < rounds; ++i, from += Round::lanes, to += Round::lanes) round.add(from, to);
+    all = round;
+  });
+  signal_ = all.signal;
+  noise_ = all.noise;
+  dot_ = all.dot;
+  norm2_ = all.norm2;
+  for (std::size_t k = 0; k < Round::lanes; ++k) {
+    not_finite += all.differ[k];
+    max_abs = std::max(max_abs, all.max_abs[k]);
+    max_signal = std::max<double>(max_signal, all.max_signal[k]);
+    if (all.usable[k] == 0) continue;
+    low = compared == 0 ? all.low[k] : std::min<double>(low, all.low[k]);
+    high = compared == 0 ? all.high[k] : std::max<double>(high, all.high[k]);
+    compared += all.usable[k];
+  }
+}
 
 void ErrorStats::add(const Tensor& x, const Tensor& y) {
   if (x.shape() != y.shape()) {
     throw Error(Code::verification,
                 "one model gives the shape " + to_string(x.shape()) + ", the other " + to_string(y.shape()));
   }
-  if (x.count() == 0) return;
   const Tensor fx = to_f32(x), fy = to_f32(y);
   const auto a = fx.read<float>(), b = fy.read<float>();
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    const double u = a[i], v = b[i];
-    if (!std::isfinite(u) || !std::isfinite(v)) {
-      not_finite += u == v || (std::isnan(u) && std::isnan(v)) ? 0 : 1;
-      continue;
-    }
-    low = compared == 0 ? v : std::min(low, v);
-    high = compared == 0 ? v : std::max(high, v);
-    ++compared;
-    const double d = u - v;
-    signal += u * u;
-    noise += d * d;
-    dot += u * v;
-    norm2 += v * v;
-    max_abs = std::max(max_abs, std::fabs(d));
-    max_signal = std::max(max_signal, std::fabs(u));
-  }
+  constexpr std::size_t lanes = Round::lanes;
+  // Less than a round: the other lanes get infinities, which count as equal and stay out of everything.
+  const auto add_some = [&](std::size_t from, std::size_t n, std::size_t lane) {
+    if (n == 0) return;
+    std::array<float, lanes> u, v;
+    u.fill(INFINITY);
+    v.fill(INFINITY);
+    std::copy_n(a.data() + from, n, u.data() + lane);
+    std::copy_n(b.data() + from, n, v.data() + lane);
+    add_rounds(u.data(), v.data(), 1);
+  };
+  const std::size_t lane = index(count) % lanes, head = std::min(a.size(), (lanes - lane) % lanes);
+  const std::size_t rounds = (a.size() - head) / lanes;
+  add_some(0, head, lane);
+  add_rounds(a.data() + head, b.data() + head, rounds);
+  add_some(head + rounds * lanes, a.size() - head - rounds * lanes, 0);
   count += x.count();
 }
 
+double ErrorStats::total(const Lanes& lanes) { return std::accumulate(lanes.begin(), lanes.end(), 0.0); }
+
 double ErrorStats::sqnr_db() const {
   if (not_finite > 0) return -infinite;
-  if (noise == 0) return infinite;
-  return signal == 0 ? -infinite : 10 * std::log10(signal / noise);
+  if (noise() == 0) return infinite;
+  return signal() == 0 ? -infinite : 10 * std::log10(signal() / noise());
 }
 
 double ErrorStats::cosine() const {
-  if (signal == 0 && norm2 == 0) return 1;
-  return signal == 0 || norm2 == 0 ? 0 : dot / std::sqrt(signal * norm2);
+  const double x2 = signal(), y2 = total(norm2_);
+  if (x2 == 0 && y2 == 0) return 1;
+  return x2 == 0 || y2 == 0 ? 0 : total(dot_) / std::sqrt(x2 * y2);
 }
 
 Json Comparison::json() const {
@@ -221,43 +338,29 @@ Comparison compare(const Graph& reference, const Graph& candidate, Reading readi
                    const std::function<void(std::int64_t done, std::int64_t total)>& progress) {
   Comparison result;
   Pairs pairs = pair_up(reference, candidate, layers, result);
+  std::vector<ValueId> wanted, other_wanted;
+  for (const auto& [v, pair] : pairs.of) {
+    wanted.push_back(v);
+    other_wanted.push_back(pair.candidate);
+  }
   const Executor executor(reference, Reading::reference, threads), other(candidate, reading, threads);
   DatasetRun run(reference, executor, data, bound), other_run(candidate, other, data, bound);
-  const std::vector<ValueId> wanted = pairs.wanted_reference(), other_wanted = pairs.wanted_candidate();
+  Follower follower(other_run);
   for (std::int64_t batch = 0; batch < data.batches(); ++batch) {
-    std::map<ValueId, Tensor> values;
-    run.next(wanted, [&](ValueId v, const Tensor& t) { values[v] = t; });
     const std::vector<std::int64_t> labels = to_int64s(data.labels(batch));
-    other_run.next(other_wanted, [&](ValueId v, const Tensor& t) {
-      if (const auto layer = pairs.layers.find(v); layer != pairs.layers.end()) {
-        const Tensor& x = values[pairs.layer_references[layer->second]];
-        // Inner values of one name may have become something else; only like ones are compared.
-        if (is_float(x.dtype()) && is_float(t.dtype()) && x.shape() == t.shape()) pairs.errors[layer->second].add(x, t);
-      }
-      for (std::size_t i = 0; i < pairs.outputs.size(); ++i) {
-        Pairs::Output& o = pairs.outputs[i];
-        OutputReport& report = result.outputs[i];
-        if (o.candidate != v || !numeric(t.dtype())) continue;
-        const Tensor& x = values[o.reference];
-        const Tensor y = handed_out(t, o.quant, reading);
-        try {
-          report.error.add(x, y);
-        } catch (const Error& e) {
-          throw Error(e.code(), "output \"" + report.name + "\": " + e.what());
-        }
-        if (batch == 0) {
-          report.scores = is_scores(x);
-          const Tensor f = to_f32(x);
-          o.probabilities = report.scores && are_probabilities(f.read<float>(), index(x.shape().back()));
-        }
-        if (report.scores && is_scores(x)) add_scores(report.classes, x, y, o.probabilities, labels);
-      }
-    });
+    run.begin(wanted);
+    follower.begin(other_wanted);
+    while (const auto value = run.value()) {
+      Pair& pair = pairs.of.at(value->first);
+      const Tensor y = follower.value(pair.candidate);
+      if (!y.empty()) compare_value(pair, result, value->second, y, reading, batch == 0, labels);
+    }
+    follower.finish();
     if (progress) progress(batch + 1, data.batches());
   }
   result.samples = data.samples();
-  for (std::size_t i = 0; i < pairs.names.size(); ++i) {
-    if (pairs.errors[i].count > 0) result.worst_layers.emplace_back(pairs.names[i], pairs.errors[i].sqnr_db());
+  for (auto& [name, error] : pairs.layers) {
+    if (error.count > 0) result.worst_layers.emplace_back(std::move(name), error.sqnr_db());
   }
   std::stable_sort(result.worst_layers.begin(), result.worst_layers.end(),
                    [](const auto& a, const auto& b) { return a.second < b.second; });

@@ -3,6 +3,7 @@
 // search and reports.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -14,19 +15,30 @@
 
 namespace qtool {
 
-/// Error of one value, accumulated in double in batch order. All of the four must be looked at: each sees
-/// something else. Elements that are not finite in both alike count as equal and stay out of the sums.
-struct ErrorStats {
-  double signal = 0, noise = 0, dot = 0, norm2 = 0;  // sums of x^2, (x-y)^2, x*y, y^2
-  double max_abs = 0, max_signal = 0;                // largest |x-y|, largest |x|
-  std::int64_t count = 0, compared = 0;              // elements seen; of them in the sums
-  std::int64_t not_finite = 0;                       // elements NaN or infinite in one, not alike in the other
-  double low = 0, high = 0;                          // range of y, of those compared: equal means a constant output
+/// Error of one value. Sums are in double, of 32 partial sums each, by the place of an element in the stream of all
+/// batches: neither the cut into batches nor the vectors of the processor enter. All of the numbers must be looked at:
+/// each sees something else. Elements that are not finite in both alike count as equal and stay out of the sums.
+class ErrorStats {
+ public:
+  double max_abs = 0, max_signal = 0;    // largest |x-y|, largest |x|
+  std::int64_t count = 0, compared = 0;  // elements seen; of them in the sums
+  std::int64_t not_finite = 0;           // elements NaN or infinite in one, not alike in the other
+  double low = 0, high = 0;              // range of y, of those compared: equal means a constant output
   /// Reference, candidate: any numeric type. Error(Code::verification) when the shapes differ.
   void add(const Tensor& x, const Tensor& y);
+  double signal() const { return total(signal_); }  // sum of x^2
+  double noise() const { return total(noise_); }    // of (x-y)^2
   /// 10 log10(signal / noise); +inf when equal; -inf when only the reference is zero, or when not_finite.
   double sqnr_db() const;
   double cosine() const;  // 1 when both are zero
+
+ private:
+  using Lanes = std::array<double, 32>;
+  static double total(const Lanes&);
+  struct Round;
+  /// As many elements as there are lanes, `rounds` times.
+  void add_rounds(const float* x, const float* y, std::size_t rounds);
+  Lanes signal_{}, noise_{}, dot_{}, norm2_{};  // the last two: sums of x*y, y^2
 };
 
 /// Outputs that are class scores: a float of rank 2 or 3, last axis = 2 .. 100000 classes. A row is one sample (rank 2)
@@ -57,10 +69,10 @@ struct Comparison {
 };
 
 /// Runs `reference` (reference reading) and `candidate` (given reading) on the same data, opened for the graph
-/// `bound`. Inputs, state and outputs are matched by name; Error(Code::verification) for an output that is missing
-/// or of another shape. `layers`: also compare float values of equal name inside; activations of one batch are held.
-/// Whether an output holds probabilities or logits is told from the first batch of the reference (rows in [0,1] that
-/// sum to one).
+/// `bound`, in step: a value is let go of as soon as it was compared. Inputs, state and outputs are matched by name;
+/// Error(Code::verification) for an output that is missing or of another shape. `layers`: also compare float values of
+/// equal name inside. Whether an output holds probabilities or logits is told from the first batch of the reference
+/// (rows in [0,1] that sum to one).
 Comparison compare(const Graph& reference, const Graph& candidate, Reading reading, const Dataset& data,
                    const Graph& bound, Threads& threads, bool layers,
                    const std::function<void(std::int64_t done, std::int64_t total)>& progress = {});

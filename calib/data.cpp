@@ -403,23 +403,33 @@ DatasetRun::DatasetRun(const Graph& graph, const Executor& executor, const Datas
   for (const auto& [output, input] : data.state()) state_[same(output)] = same(input);
 }
 
-void DatasetRun::next(std::span<const ValueId> wanted, const Executor::Visit& visit) {
-  std::vector<ValueId> all(wanted.begin(), wanted.end());
-  for (const auto& [output, input] : state_) {
-    if (std::find(all.begin(), all.end(), output) == all.end()) all.push_back(output);
-  }
+void DatasetRun::begin(std::span<const ValueId> wanted) {
+  wanted_ = {wanted.begin(), wanted.end()};
+  std::set<ValueId> all = wanted_;
+  for (const auto& [output, input] : state_) all.insert(output);
   Feeds feeds;
   for (const auto& [id, value] : data_.feeds(batch_)) feeds[inputs_.at(id)] = value;
   if (!data_.restarts(batch_)) {
     for (const auto& [input, value] : carried_) feeds[input] = value;
   }
   carried_.clear();
-  executor_.run(feeds, all, [&](ValueId id, const Tensor& value) {
-    const auto state = state_.find(id);
-    if (state != state_.end()) carried_[state->second] = value;
-    if (std::find(wanted.begin(), wanted.end(), id) != wanted.end()) visit(id, value);
-  });
+  walk_.emplace(executor_, feeds, std::vector<ValueId>(all.begin(), all.end()));
+}
+
+std::optional<std::pair<ValueId, Tensor>> DatasetRun::value() {
+  while (auto next = walk_->next()) {
+    const auto state = state_.find(next->first);
+    if (state != state_.end()) carried_[state->second] = next->second;
+    if (wanted_.contains(next->first)) return next;
+  }
+  walk_.reset();
   ++batch_;
+  return std::nullopt;
+}
+
+void DatasetRun::next(std::span<const ValueId> wanted, const Executor::Visit& visit) {
+  begin(wanted);
+  while (const auto next = value()) visit(next->first, next->second);
 }
 
 void run_dataset(const Graph& graph, const Executor& executor, const Dataset& data, std::span<const ValueId> wanted,

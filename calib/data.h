@@ -24,8 +24,10 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "calib/executor.h"
@@ -92,6 +94,9 @@ class DatasetRun {
   DatasetRun(const Graph& graph, const Executor&, const Dataset& data, const Graph& bound);
   /// Calls visit for each of `wanted` (values of `graph`) of the next batch.
   void next(std::span<const ValueId> wanted, const Executor::Visit& visit);
+  /// The same value by value: begin() once per batch, then value() until it gives none, which ends the batch.
+  void begin(std::span<const ValueId> wanted);
+  std::optional<std::pair<ValueId, Tensor>> value();
   std::int64_t done() const { return batch_; }
 
  private:
@@ -100,6 +105,8 @@ class DatasetRun {
   std::map<ValueId, ValueId> inputs_;  // of the bound graph -> of this one
   std::map<ValueId, ValueId> state_;   // output -> input, of this one
   Feeds carried_;
+  std::set<ValueId> wanted_;
+  std::optional<Executor::Walk> walk_;
   std::int64_t batch_ = 0;
 };
 

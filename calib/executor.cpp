@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <deque>
 #include <limits>
 #include <new>
 
@@ -272,9 +273,9 @@ Tensor Executor::Plan::fetch(const Operand& o, Slots& slots) const {
   return o.fixed;
 }
 
-void Executor::Plan::run_step(const PlanStep& step, Slots& slots, std::span<const Slot> dying,
-                              std::vector<Tensor>& inputs, std::vector<Tensor>& results, Record* record) const {
-  inputs.clear();
+std::vector<Tensor> Executor::Plan::run_step(const PlanStep& step, Slots& slots, std::span<const Slot> dying,
+                                             Record* record) const {
+  std::vector<Tensor> inputs, results(step.node->outputs.size());
   for (const Operand& o : step.inputs) inputs.push_back(fetch(o, slots));
   std::function<std::vector<Tensor>(const Graph&, std::vector<Tensor>)> run_body;
   std::vector<Tensor> outer;
@@ -298,7 +299,6 @@ void Executor::Plan::run_step(const PlanStep& step, Slots& slots, std::span<cons
   }
   // What dies here belongs to the operator alone, which may then write its result in the same place.
   for (const Slot slot : dying) slots[slot].reset();
-  results.assign(step.node->outputs.size(), Tensor());
   step.def->forward(
       OpContext{*step.node, step.opset, inputs, results, threads, step.bodies.empty() ? no_bodies : run_body});
   for (std::size_t i = 0; i < results.size(); ++i) {
@@ -309,30 +309,31 @@ void Executor::Plan::run_step(const PlanStep& step, Slots& slots, std::span<cons
     slots[index(v)] = results[i];
   }
   if (record != nullptr) record->outputs = results;
+  return results;
+}
+
+void Executor::Plan::execute(const Schedule& s, std::size_t at, Slots& slots, const Visit& made, Record* record) const {
+  const PlanStep& step = steps[s.steps[at]];
+  const std::uint32_t begin = at == 0 ? 0 : s.frees_ends[at - 1];
+  const std::span<const Slot> dying(s.frees.data() + begin, s.frees_ends[at] - begin);
+  std::vector<Tensor> results;
+  try {
+    results = run_step(step, slots, dying, record);
+  } catch (const Error& e) {
+    rethrow_at(e, graph, *step.node);
+  } catch (const std::bad_alloc&) {
+    rethrow_at(Error(Code::no_fit, "there is not enough memory for the result"), graph, *step.node);
+  }
+  for (std::size_t i = 0; made && i < results.size(); ++i) {
+    if (step.node->outputs[i] != ValueId::none) made(step.node->outputs[i], results[i]);
+  }
+  for (const Slot slot : dying) slots[slot].reset();
 }
 
 void Executor::Plan::execute(const Schedule& s, Slots& slots, const Visit& made,
                              std::span<const std::unique_ptr<Record>> records) const {
-  std::vector<Tensor> inputs, results;
-  std::uint32_t begin = 0;
   for (std::size_t at = 0; at < s.steps.size(); ++at) {
-    const PlanStep& step = steps[s.steps[at]];
-    const std::span<const Slot> dying(s.frees.data() + begin, s.frees_ends[at] - begin);
-    begin = s.frees_ends[at];
-    try {
-      run_step(step, slots, dying, inputs, results, records.empty() ? nullptr : records[at].get());
-    } catch (const Error& e) {
-      rethrow_at(e, graph, *step.node);
-    } catch (const std::bad_alloc&) {
-      rethrow_at(Error(Code::no_fit, "there is not enough memory for the result"), graph, *step.node);
-    }
-    inputs.clear();
-    for (std::size_t i = 0; i < results.size(); ++i) {
-      const ValueId v = step.node->outputs[i];
-      if (v != ValueId::none && made) made(v, results[i]);
-    }
-    results.clear();
-    for (const Slot slot : dying) slots[slot].reset();
+    execute(s, at, slots, made, records.empty() ? nullptr : records[at].get());
   }
 }
 
@@ -384,22 +385,51 @@ Executor::Executor(const Graph& graph, Reading reading, Threads& threads) {
 
 Executor::~Executor() = default;
 
-void Executor::run(const Feeds& feeds, std::span<const ValueId> wanted, const Visit& visit) const {
-  std::vector<std::uint8_t> given, marked(plan_->graph.value_slots(), 0);
-  Slots slots = plan_->start(feeds, given);
-  const Schedule schedule = plan_->schedule(given, wanted, Plan::Keep::nothing);
+struct Executor::Walk::State {
+  const Plan& plan;
+  std::vector<std::uint8_t> given, marked;  // by value
+  Slots slots;
+  Schedule schedule;
+  std::size_t at = 0;                               // the step to run next
+  std::deque<std::pair<ValueId, Tensor>> computed;  // and not yet handed out
+};
+
+Executor::Walk::Walk(const Executor& executor, const Feeds& feeds, std::span<const ValueId> wanted)
+    : state_(std::make_unique<State>(State{*executor.plan_, {}, {}, {}, {}, 0, {}})) {
+  State& s = *state_;
+  s.slots = s.plan.start(feeds, s.given);
+  s.schedule = s.plan.schedule(s.given, wanted, Plan::Keep::nothing);
+  s.marked.resize(s.plan.graph.value_slots());
   for (const ValueId v : wanted) {
-    if (marked[index(v)] != 0) continue;
-    marked[index(v)] = 1;
-    if (given[index(v)] != 0) {
-      visit(v, *slots[index(v)]);
-    } else if (const Tensor& constant = plan_->constants[index(v)]; !constant.empty()) {
-      visit(v, constant);
+    if (s.marked[index(v)] != 0) continue;
+    s.marked[index(v)] = 1;
+    if (s.given[index(v)] != 0) {
+      s.computed.emplace_back(v, *s.slots[index(v)]);
+    } else if (const Tensor& constant = s.plan.constants[index(v)]; !constant.empty()) {
+      s.computed.emplace_back(v, constant);
     }
   }
-  plan_->execute(schedule, slots, [&](ValueId v, const Tensor& t) {
-    if (marked[index(v)] != 0) visit(v, t);
-  });
+}
+
+Executor::Walk::~Walk() = default;
+
+std::optional<std::pair<ValueId, Tensor>> Executor::Walk::next() {
+  State& s = *state_;
+  while (s.computed.empty() && s.at < s.schedule.steps.size()) {
+    const auto keep = [&](ValueId v, const Tensor& t) {
+      if (s.marked[index(v)] != 0) s.computed.emplace_back(v, t);
+    };
+    s.plan.execute(s.schedule, s.at++, s.slots, keep, nullptr);
+  }
+  if (s.computed.empty()) return std::nullopt;
+  std::pair<ValueId, Tensor> value = std::move(s.computed.front());
+  s.computed.pop_front();
+  return value;
+}
+
+void Executor::run(const Feeds& feeds, std::span<const ValueId> wanted, const Visit& visit) const {
+  Walk walk(*this, feeds, wanted);
+  while (const auto value = walk.next()) visit(value->first, value->second);
 }
 
 std::vector<Tensor> Executor::run(const Feeds& feeds, std::span<const ValueId> wanted) const {

@@ -12,7 +12,9 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "formats/base/threads.h"
@@ -42,6 +44,20 @@ class Executor {
   /// Calls `visit` for each wanted value as it is computed, then lets go of it: peak memory stays that of a plain run.
   using Visit = std::function<void(ValueId, const Tensor&)>;
   void run(const Feeds& feeds, std::span<const ValueId> wanted, const Visit& visit) const;
+  /// The same run, pulled value by value: what is behind the last one handed out is computed when it is asked for. So
+  /// several models can be run in step.
+  class Walk {
+   public:
+    /// Keeps a reference to the executor.
+    Walk(const Executor&, const Feeds& feeds, std::span<const ValueId> wanted);
+    ~Walk();
+    /// The next wanted value in the order of computation; none at the end.
+    std::optional<std::pair<ValueId, Tensor>> next();
+
+   private:
+    struct State;
+    std::unique_ptr<State> state_;
+  };
   /// d(loss)/d(wanted) as float32 in the shape of the values, where `seeds` holds d(loss)/d(value) for some values;
   /// zeros where no path leads. Quantization is differentiated straight through (Bengio et al., 2013,
   /// arXiv:1308.3432) inside the range of the codes and stops gradients outside. Bodies of If, Loop and Scan and

@@ -64,6 +64,8 @@ struct Executor::Plan {
   /// Runs a schedule. `made` (may be null) is called with every value that a step makes; `records` (may be null) has
   /// one entry per scheduled step, and fills those that are not null.
   void execute(const Schedule&, Slots&, const Visit& made, std::span<const std::unique_ptr<Record>> records = {}) const;
+  /// One step of it, that at place `at`.
+  void execute(const Schedule&, std::size_t at, Slots&, const Visit& made, Record* record) const;
   /// The operand as its consumer sees it.
   static Tensor seen(const Operand&, const Tensor& raw);
   /// As a body: feeds for graph.inputs, outer values for graph.captures; the outputs as the graph declares them.
@@ -92,8 +94,7 @@ struct Executor::Plan {
   Operand operand(const Use&, const Node* consumer, Building&);
   void add_step(NodeId, const OpDef&, std::int64_t opset, Building&);
   Tensor fetch(const Operand&, Slots&) const;
-  void run_step(const PlanStep&, Slots&, std::span<const Slot> dying, std::vector<Tensor>& inputs,
-                std::vector<Tensor>& results, Record*) const;
+  std::vector<Tensor> run_step(const PlanStep&, Slots&, std::span<const Slot> dying, Record*) const;
 };
 
 /// Error with the node's name, operator and first output added.

@@ -82,7 +82,7 @@ void check_sanity(const Comparison& comparison) {
                       " values that are not finite where the input model has numbers; nothing was published");
     }
     // A constant output equals its reference only when that is constant too; then there is no noise.
-    if (e.count > 1 && e.low == e.high && e.noise > 0 && e.sqnr_db() < 0.5) {
+    if (e.count > 1 && e.low == e.high && e.noise() > 0 && e.sqnr_db() < 0.5) {
       throw Error(
           Code::verification,
           "output \"" + output.name + "\" of the written model is the same for every sample; nothing was published",

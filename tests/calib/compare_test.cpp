@@ -3,11 +3,14 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <string>
+#include <vector>
 
 #include "calib/data/npz.h"
 #include "formats/base/error.h"
+#include "formats/base/rng.h"
 #include "formats/ir/quant.h"
 #include "tests/support.h"
 
@@ -88,7 +91,63 @@ TEST_CASE("error of one value: equal, zero, not finite, other shapes") {
   CHECK_THROWS_AS(equal.add(one, Tensor::of<float>({3}, {1, 2, 3})), Error);
   ErrorStats integers;
   integers.add(Tensor::of<std::int64_t>({2}, {3, 4}), Tensor::of<std::int64_t>({2}, {3, 3}));
-  CHECK(integers.noise == 1);
+  CHECK(integers.noise() == 1);
+}
+
+TEST_CASE("error of one value: the same bits for every cut into batches, and the sums of a plain loop") {
+  const Rng rng(3, "compare_test");
+  constexpr std::size_t n = 4099;
+  std::vector<float> a(n), b(n);
+  double signal = 0, noise = 0, dot = 0, norm2 = 0, most = 0, low = INFINITY, high = -INFINITY;
+  std::int64_t usable = 0, differ = 0;
+  for (std::size_t i = 0; i < n; ++i) {
+    a[i] = static_cast<float>(rng.normal(i));
+    b[i] = i % 5 == 0 ? a[i] : static_cast<float>(rng.normal(n + i));
+    if (i % 97 == 0) a[i] = i % 2 == 0 ? NAN : -INFINITY;
+    if (i % 193 == 0) b[i] = i % 2 == 0 ? NAN : INFINITY;
+    if (!std::isfinite(a[i]) || !std::isfinite(b[i])) {
+      differ += a[i] == b[i] || (std::isnan(a[i]) && std::isnan(b[i])) ? 0 : 1;
+      continue;
+    }
+    const double u = a[i], v = b[i];
+    ++usable;
+    signal += u * u;
+    noise += (u - v) * (u - v);
+    dot += u * v;
+    norm2 += v * v;
+    most = std::max(most, std::fabs(u - v));
+    low = std::min(low, v);
+    high = std::max(high, v);
+  }
+  ErrorStats whole;
+  whole.add(Tensor::of<float>({n}, std::span<const float>(a)), Tensor::of<float>({n}, std::span<const float>(b)));
+  CHECK(whole.signal() == doctest::Approx(signal).epsilon(1e-12));
+  CHECK(whole.noise() == doctest::Approx(noise).epsilon(1e-12));
+  CHECK(whole.max_abs == most);
+  CHECK(whole.low == low);
+  CHECK(whole.high == high);
+  CHECK(whole.compared == usable);
+  CHECK(whole.not_finite == differ);
+  for (const std::size_t cut : {std::size_t{1}, std::size_t{7}, std::size_t{32}, std::size_t{1000}}) {
+    CAPTURE(cut);
+    ErrorStats parts;
+    for (std::size_t at = 0; at < n; at += cut) {
+      const auto size = std::min(cut, n - at);
+      const Shape shape{static_cast<std::int64_t>(size)};
+      parts.add(Tensor::of<float>(shape, std::span<const float>(a).subspan(at, size)),
+                Tensor::of<float>(shape, std::span<const float>(b).subspan(at, size)));
+    }
+    CHECK(parts.signal() == whole.signal());
+    CHECK(parts.noise() == whole.noise());
+    CHECK(parts.cosine() == whole.cosine());
+    CHECK(parts.low == whole.low);
+    CHECK(parts.compared == whole.compared);
+    CHECK(parts.not_finite == whole.not_finite);
+  }
+  ErrorStats finite;
+  finite.add(Tensor::of<float>({2}, {3, 4}), Tensor::of<float>({2}, {4, 3}));
+  CHECK(finite.cosine() == doctest::Approx(24.0 / 25));
+  CHECK(dot < signal + norm2);
 }
 
 TEST_CASE("logits: divergence, agreement, accuracy, whatever the batch") {
@@ -149,14 +208,14 @@ TEST_CASE("the quantized reading of the same graph") {
   const auto data = data_of(reference, folder, Tensor::of<float>({2, 4}, {1, 2.2f, 3, 4, 5, 6, 7, 8.3f}),
                             Tensor::of<std::int64_t>({2}, {0, 0}), 0);
   Threads threads(1);
-  CHECK(compare(reference, candidate, Reading::quantized, *data, reference, threads, false).outputs[0].error.noise ==
+  CHECK(compare(reference, candidate, Reading::quantized, *data, reference, threads, false).outputs[0].error.noise() ==
         0);
   candidate.outputs[0].quant = spec;  // seen at the output alone
   const ErrorStats e =
       compare(reference, candidate, Reading::quantized, *data, reference, threads, false).outputs[0].error;
   CHECK(e.max_abs == doctest::Approx(0.2));
-  CHECK(e.noise == doctest::Approx(0.08));
-  CHECK(compare(reference, candidate, Reading::reference, *data, reference, threads, false).outputs[0].error.noise ==
+  CHECK(e.noise() == doctest::Approx(0.08));
+  CHECK(compare(reference, candidate, Reading::reference, *data, reference, threads, false).outputs[0].error.noise() ==
         0);
 }
 

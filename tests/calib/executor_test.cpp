@@ -143,6 +143,30 @@ TEST_CASE("executor: memory is freed after the last use") {
   CHECK(peak < 5 * size * sizeof(float));  // of 128 values at most four live at a time
 }
 
+TEST_CASE("executor: a run pulled value by value computes no further than asked") {
+  const Graph g = graph_of(
+      "g (float[n] x) => (float[n] y) { a = Neg(x) b = Exp(a) c = Add(b, a) d = Mul(c, c) e = Abs(d) y = Neg(e) }");
+  Threads threads(1);
+  const Executor executor(g, Reading::reference, threads);
+  const std::int64_t n = 1 << 20;
+  const std::size_t one = static_cast<std::size_t>(n) * sizeof(float), before = bytes_in_use();
+  const ValueId wanted[] = {value(g, "x"), value(g, "b"), value(g, "y"), value(g, "b")};
+  Executor::Walk walk(executor, {{value(g, "x"), Tensor(DType::f32, {n})}}, wanted);
+  CHECK(walk.next()->first == value(g, "x"));
+  CHECK(bytes_in_use() < before + one + one / 2);  // x alone
+  {
+    const auto b = walk.next();
+    CHECK(b->first == value(g, "b"));
+    CHECK(b->second.read<float>()[7] == 1);
+    CHECK(bytes_in_use() < before + 3 * one + one / 2);  // x, a, b
+  }
+  const auto y = walk.next();
+  CHECK(y->first == value(g, "y"));
+  CHECK(y->second.read<float>()[7] == -1);
+  CHECK_FALSE(walk.next().has_value());
+  CHECK_FALSE(walk.next().has_value());
+}
+
 TEST_CASE("executor: what is wanted is not overwritten by what follows") {
   const Graph g = graph_of("g (float[3] x) => (float[3] y) { a = Exp(x) b = Neg(a) y = Relu(b) }");
   Threads threads(1);
