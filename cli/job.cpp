@@ -71,11 +71,13 @@ Plan plan_of(const JobRequest& request) {
   return plan;
 }
 
-/// The first batches of a data set: enough to rank layers, or to see that outputs are finite.
+/// The first batches of a data set, about as many as hold `samples` of them: enough to rank layers, or to see that
+/// outputs are finite.
 class Head final : public Dataset {
  public:
-  Head(std::shared_ptr<const Dataset> all, std::int64_t most)
-      : all_(std::move(all)), batches_(std::min(most, all_->batches())) {}
+  Head(std::shared_ptr<const Dataset> all, std::int64_t samples)
+      : all_(std::move(all)),
+        batches_(std::clamp<std::int64_t>(samples * all_->batches() / all_->samples(), 1, all_->batches())) {}
   std::int64_t batches() const override { return batches_; }
   std::int64_t samples() const override {
     return all_->samples() * batches_ / std::max<std::int64_t>(1, all_->batches());
@@ -140,8 +142,8 @@ std::shared_ptr<const Dataset> open_if_named(const Graph& graph, const DataOptio
 std::vector<std::pair<std::string, double>> rank_layers(const Graph& graph, std::shared_ptr<const Dataset> all,
                                                         const Graph& original, Threads& threads,
                                                         const std::stop_token& stop, Journal& journal) {
-  constexpr std::int64_t most_batches = 4;
-  const Head data(std::move(all), most_batches);
+  constexpr std::int64_t most_samples = 4;
+  const Head data(std::move(all), most_samples);
   return compare(graph, graph, Reading::quantized, data, original, threads, true,
                  [&](std::int64_t done, std::int64_t total) {
                    check_stop(stop);
@@ -247,9 +249,9 @@ JobResult run_job(const JobRequest& request, Journal& journal) {
   result.output_bytes = staging.bytes();
   if (eval || calib) {
     // Held-out data count whole; the sanity floor on calibration data is met or missed on a few samples.
-    constexpr std::int64_t sanity_batches = 8;
+    constexpr std::int64_t sanity_samples = 8;
     const std::shared_ptr<const Dataset>& all = eval ? eval : calib;
-    const Head data(all, eval ? all->batches() : sanity_batches);
+    const Head data(all, eval ? all->samples() : sanity_samples);
     result.comparison = compare_written(original, staging.file(), data, threads, request.stop, journal);
     result.comparison->worst_layers = rank_layers(graph, all, original, threads, request.stop, journal);
     result.compared_on_eval = eval != nullptr;
