@@ -5,6 +5,7 @@
 #include "calib/data.h"
 #include "calib/data/npz.h"
 #include "calib/executor.h"
+#include "calib/unquantized.h"
 #include "cli/command.h"
 #include "cli/data_options.h"
 #include "cli/text.h"
@@ -47,19 +48,30 @@ Tensor joined(const std::string& name, const std::vector<Tensor>& parts) {
 }
 
 class Run final : public Command {
-  std::string model_, inputs_, output_;
+  std::string model_, inputs_, output_, reading_ = "quantized";
 
  public:
   void arguments(Arguments& a) override {
     a.positional("MODEL", model_, "ONNX file");
     a.option("-i,--inputs", "DATA", inputs_, "input data: npz with one array per input, or any other data").required =
         true;
+    a.option(
+        "--reading", "NAME", reading_,
+        "of a quantized file: `quantized`, as the runtime computes (the default), or `reference`: its weights, with "
+        "activations in float");
     a.option("-o,--output", "FILE", output_, "npz to write, one array per output (default: only print what came out)");
   }
 
   void run(Console& console) override {
-    const Graph graph = read_model(model_);
+    if (reading_ != "quantized" && reading_ != "reference") {
+      throw Error(Code::usage, "--reading is quantized or reference, not \"" + reading_ + "\"");
+    }
+    Graph graph = read_model(model_);
     verify(graph);
+    if (reading_ == "reference") {
+      graph = without_activation_quantizers(graph);
+      verify(graph);
+    }
     const std::unique_ptr<Dataset> data = open_dataset(graph, data_from(inputs_));
     Threads threads(console.threads());
     const Executor executor(graph, Reading::reference, threads);

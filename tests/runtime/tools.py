@@ -51,9 +51,9 @@ def quantize(model, recipe, output, calib=None, settings=(), json=None):
     return output
 
 
-def reading(model, inputs, folder):
+def reading(model, inputs, folder, name="quantized"):
     """Outputs of the program's own executor for the written file: what it believes the runtime computes."""
-    call("run", model, "--inputs", inputs, "-o", folder / "reading.npz", "--quiet")
+    call("run", model, "--inputs", inputs, "-o", folder / "reading.npz", "--reading", name, "--quiet")
     with np.load(folder / "reading.npz") as data:
         return dict(data)
 

@@ -89,6 +89,24 @@ def check_recipe_knobs(suite):
                     compare(folder, folder / "float.onnx", written, feeds, 17 if bits.endswith("4") else 35, {"MatMulNBits": 1}, {"MatMul", "Gemm"}, 16)
 
 
+def check_reference_reading(suite):
+    """With activations left in float, a quantized file is closer to the float model: what remains is its weights."""
+    for name, recipe in (("digits_cnn", "int8_static"), ("digits_transformer", "int8_static"), ("digits_transformer", "int8_dynamic"),
+                         ("digits_transformer", "int4_weights")):
+        with suite.case(f"{name}, {recipe}: the reference reading of the file") as folder:
+            source, data = SAMPLES / "models" / f"{name}.onnx", SAMPLES / "data" / "digits_calib.npz"
+            written = quantize(source, recipe, folder / "q.onnx", data)
+            with np.load(data) as all_feeds:
+                np.savez(folder / "data.npz", **{k: v[:16] for k, v in all_feeds.items() if k != "labels"})
+            floats = reading(source, folder / "data.npz", folder)
+            again = reading(source, folder / "data.npz", folder, "reference")
+            coarse, fine = (reading(written, folder / "data.npz", folder, r) for r in ("quantized", "reference"))
+            for output, wanted in floats.items():
+                expect(np.array_equal(wanted, again[output]), f"{output}: a float file has one reading")
+                near, far = sqnr_db(wanted, fine[output]), sqnr_db(wanted, coarse[output])
+                expect(np.isfinite(near) and near > far - 0.5, f"{output}: {near:.2f} dB with float activations, {far:.2f} dB with codes")
+
+
 def check_announced(suite):
     """Files that run slower than the float model are said to be so; faster ones are not."""
     import datasets
