@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "calib/linalg.h"
+#include "calib/ops/conv_direct.h"
 #include "calib/ops/operand.h"
 #include "calib/ops/slide.h"
 #include "calib/ops/widest.h"
@@ -21,7 +22,9 @@ constexpr std::int64_t small_work = 1 << 20;
 
 template <class T>
 void fill_bias(const T* bias, std::int64_t channels, std::int64_t width, T* y, std::int64_t ld) {
-  for (std::int64_t m = 0; m < channels; ++m) std::fill(y + m * ld, y + m * ld + width, bias[m]);
+  for (std::int64_t m = 0; m < channels; ++m) {
+    std::fill(y + m * ld, y + m * ld + width, bias == nullptr ? T(0) : bias[m]);
+  }
 }
 
 /// One input channel per output channel: too little arithmetic for a matrix product.
@@ -67,11 +70,21 @@ Convolution convolution_of(const Attrs& attrs, const Shape& image, const Shape& 
 
 template <class T>
 void convolve(Threads& threads, const Convolution& c, const T* x, const T* kernel, const T* bias, T* y) {
+  if (c.batch == 0 || c.outputs == 0 || c.window.output_size() == 0) return;
+  if (c.inputs == 1 && c.groups > 1) return convolve_depthwise(threads, c, x, kernel, bias, y);
+  if constexpr (std::is_same_v<T, float>) {
+    if (convolves_directly(c)) return convolve_directly(threads, c, x, kernel, bias, y);
+  }
+  convolve_by_columns(threads, c, x, kernel, bias, y);
+}
+
+template void convolve(Threads&, const Convolution&, const float*, const float*, const float*, float*);
+template void convolve(Threads&, const Convolution&, const double*, const double*, const double*, double*);
+
+template <class T>
+void convolve_by_columns(Threads& threads, const Convolution& c, const T* x, const T* kernel, const T* bias, T* y) {
   const Window& w = c.window;
   const std::int64_t positions = w.output_size(), depth = c.depth();
-  if (c.batch == 0 || c.outputs == 0 || positions == 0) return;
-  if (c.inputs == 1 && c.groups > 1) return convolve_depthwise(threads, c, x, kernel, bias, y);
-
   // Cut into (image, group, block of output channels, block of positions).
   const std::int64_t images = c.batch * c.groups;
   std::int64_t width = std::clamp<std::int64_t>(column_block / std::max<std::int64_t>(depth, 1), 64, 4096);
@@ -96,7 +109,7 @@ void convolve(Threads& threads, const Convolution& c, const T* x, const T* kerne
       const T* from = x + image * c.inputs * w.input_size();
       T* to = y + (image * c.outputs + m0) * positions + p0;
       const std::int64_t first_channel = group * c.outputs + m0;
-      if (bias != nullptr) fill_bias(bias + first_channel, m1 - m0, p1 - p0, to, positions);
+      fill_bias(bias == nullptr ? nullptr : bias + first_channel, m1 - m0, p1 - p0, to, positions);
       const T* b = from + p0;
       std::int64_t ldb = positions;
       if (!w.is_pointwise()) {
@@ -105,14 +118,14 @@ void convolve(Threads& threads, const Convolution& c, const T* x, const T* kerne
         image_to_columns(w, from, c.inputs, p0, p1, columns.data(), ldb);
         b = columns.data();
       }
-      gemm(threads, false, false, m1 - m0, p1 - p0, depth, T(1), kernel + first_channel * depth, depth, b, ldb,
-           bias == nullptr ? T(0) : T(1), to, positions);
+      gemm(threads, false, false, m1 - m0, p1 - p0, depth, T(1), kernel + first_channel * depth, depth, b, ldb, T(1),
+           to, positions);
     }
   });
 }
 
-template void convolve(Threads&, const Convolution&, const float*, const float*, const float*, float*);
-template void convolve(Threads&, const Convolution&, const double*, const double*, const double*, double*);
+template void convolve_by_columns(Threads&, const Convolution&, const float*, const float*, const float*, float*);
+template void convolve_by_columns(Threads&, const Convolution&, const double*, const double*, const double*, double*);
 
 void infer_convolution(InferContext& c, std::size_t image, std::size_t kernel, bool known_dtype, DType dtype) {
   Type t;
@@ -138,7 +151,7 @@ void forward(const OpContext& ctx) {
   const Convolution c = convolution_of(ctx.attrs(), x.shape(), kernel.shape());
   const Tensor bias = ctx.has(2) ? compute_float(ctx.in(2), "the bias") : Tensor();
   require(!bias || bias.count() == c.groups * c.outputs, "the bias does not have one entry per output channel");
-  Tensor y(x.dtype(), c.window.output_shape(c.batch, c.groups * c.outputs));
+  Tensor y = Tensor::unset(x.dtype(), c.window.output_shape(c.batch, c.groups * c.outputs));
   op::for_float_type(x.dtype(), [&](auto zero) {
     using T = decltype(zero);
     convolve<T>(ctx.threads, c, x.read<T>().data(), kernel.read<T>().data(), bias ? bias.read<T>().data() : nullptr,

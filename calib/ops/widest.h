@@ -13,7 +13,7 @@ namespace qtool {
 
 enum class Vectors : std::uint8_t { sse, avx2, avx512 };
 
-/// What this processor and operating system offer; found once.
+/// What this processor and operating system offer, fused multiply-add included; found once.
 inline Vectors widest_available() {
 #if defined(__x86_64__)
   static const Vectors found = [] {
@@ -22,7 +22,7 @@ inline Vectors widest_available() {
         __builtin_cpu_supports("avx512vl")) {
       return Vectors::avx512;
     }
-    return __builtin_cpu_supports("avx2") ? Vectors::avx2 : Vectors::sse;
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? Vectors::avx2 : Vectors::sse;
   }();
   return found;
 #else
