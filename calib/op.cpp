@@ -31,7 +31,7 @@ Tensor OpContext::reuse(std::size_t i, DType dtype, const Shape& shape) const {
   const Tensor& x = in(i);
   // The executor hands over a dying value without keeping it, so a sole owner means that nobody will miss it.
   if (x.sole_owner() && x.dtype() == dtype && x.shape() == shape) return std::move(const_cast<Tensor&>(x));
-  return Tensor(dtype, shape);
+  return Tensor::unset(dtype, shape);
 }
 
 const Tensor& BackwardContext::in(std::size_t i) const { return i < inputs.size() ? inputs[i] : no_tensor; }

@@ -91,7 +91,7 @@ void forward_last_axes(const OpContext& ctx) {
   const Tensor scale = full_parameter(ctx, 1, normalized), bias = full_parameter(ctx, 2, normalized);
   if (scale.empty()) refuse("the scale is missing");
   if (scale.dtype() != x.dtype()) refuse("scale and input have different types");
-  Tensor y(x.dtype(), x.shape());
+  Tensor y = Tensor::unset(x.dtype(), x.shape());
   Shape row_shape = x.shape();
   for (std::size_t d = at(axis); d < row_shape.size(); ++d) row_shape[d] = 1;
   Tensor means(DType::f32, row_shape), inverses(DType::f32, row_shape);
@@ -202,7 +202,7 @@ void forward_channel_rows(const OpContext& ctx, const Layout& s) {
   if (s.n > 0 && (scale.count() != s.entries() || bias.count() != s.entries())) {
     refuse("scale and bias should have " + std::to_string(s.entries()) + " entries");
   }
-  Tensor y(x.dtype(), x.shape());
+  Tensor y = Tensor::unset(x.dtype(), x.shape());
   for_float_type(x.dtype(), [&](auto type) {
     using T = decltype(type);
     normalize<T>(ctx.threads, s, x.read<T>().data(), scale.read<T>().data(), bias.read<T>().data(), y.write<T>().data(),
@@ -260,7 +260,7 @@ void forward_batch(const OpContext& ctx) {
   const Tensor x = to_f32(ctx.in(0));
   const Affine affine = batch_affine(ctx);
   const std::int64_t channels = x.shape()[1], positions = extent(x.shape(), 2, x.rank());
-  Tensor y(DType::f32, x.shape());
+  Tensor y = Tensor::unset(DType::f32, x.shape());
   const float* in = x.read<float>().data();
   float* out = y.write<float>().data();
   for_rows(ctx.threads, x.shape()[0] * channels, positions, [&](std::int64_t row) {

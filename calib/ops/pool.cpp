@@ -229,7 +229,7 @@ void max_forward(const OpContext& ctx) {
   const Tensor x = integers ? ctx.in(0) : compute_float(ctx.in(0), "the image");
   const Window w = pool_window_of(ctx.attrs(), x.shape());
   const Shape shape = w.output_shape(x.shape()[0], x.shape()[1]);
-  Tensor y(x.dtype(), shape), indices;
+  Tensor y = Tensor::unset(x.dtype(), shape), indices;
   if (ctx.wants(1)) indices = Tensor(DType::i64, shape);
   if (stored == DType::i8) {
     max_pool<std::int8_t>(ctx, x, w, y, indices);
@@ -266,7 +266,7 @@ bool include_pad(const Attrs& attrs) { return attrs.get("count_include_pad", std
 void average_forward(const OpContext& ctx) {
   const Tensor x = compute_float(ctx.in(0), "the image");
   const Window w = pool_window_of(ctx.attrs(), x.shape());
-  Tensor y(x.dtype(), w.output_shape(x.shape()[0], x.shape()[1]));
+  Tensor y = Tensor::unset(x.dtype(), w.output_shape(x.shape()[0], x.shape()[1]));
   const std::vector<float> divisors = pool_divisors(w, include_pad(ctx.attrs()));
   op::for_float_type(x.dtype(), [&](auto zero) {
     using T = decltype(zero);

@@ -211,7 +211,7 @@ Tensor resize_nearest(Threads& threads, const Settings& s, const std::vector<Axi
   require(bits >= 8, "a resize of elements of type " + std::string(name_of(x.dtype())) + " is not supported");
   for (std::size_t i = 0; i < axes.size(); ++i) {
     if (!axes[i].touched) continue;
-    Tensor y(x.dtype(), shape_with(x.shape(), i, axes[i].output));
+    Tensor y = Tensor::unset(x.dtype(), shape_with(x.shape(), i, axes[i].output));
     if (y.count() > 0) {
       pick(threads, axes[i], tables[i], product(x.shape(), 0, i), product(x.shape(), i + 1, axes.size()), bits / 8,
            x.bytes().data(), y.write_bytes().data());
@@ -229,7 +229,7 @@ Tensor resize_smooth(Threads& threads, const Settings& s, const std::vector<Axis
                      const std::vector<Table>& tables, Tensor x) {
   for (std::size_t i = 0; i < axes.size(); ++i) {
     if (!axes[i].touched) continue;
-    Tensor y(x.dtype(), shape_with(x.shape(), i, axes[i].output));
+    Tensor y = Tensor::unset(x.dtype(), shape_with(x.shape(), i, axes[i].output));
     interpolate<T>(threads, axes[i], tables[i], product(x.shape(), 0, i), product(x.shape(), i + 1, axes.size()),
                    x.read<T>().data(), y.write<T>().data());
     x = std::move(y);

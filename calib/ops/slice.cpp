@@ -47,7 +47,7 @@ void forward_concat(const OpContext& ctx) {
     }
     return ctx.out(0, Tensor::strings(shape, std::move(all)));
   }
-  Tensor result(first.dtype(), shape);
+  Tensor result = Tensor::unset(first.dtype(), shape);
   std::byte* to = result.write_bytes().data();
   const std::size_t row = bytes_of(first.dtype(), shape[at(axis)] * rest);
   for (const Tensor& x : ctx.inputs) {
@@ -419,11 +419,23 @@ void forward_pad(const OpContext& ctx) {
   const auto sources = pad_sources(x.shape(), to, p, mode);
   const std::byte* in = x.bytes().data();
   std::byte* out = result.write_bytes().data();
+  // A row is made of runs of neighbours in the input, and of runs of the value, which zeros are already.
+  const bool zero = std::all_of(value.begin(), value.end(), [](std::byte b) { return b == std::byte{0}; });
   const auto& last = sources.back();
+  std::vector<std::size_t> ends;
+  for (std::size_t i = 1; i <= last.size(); ++i) {
+    if (i == last.size() || last[i] != (last[i - 1] < 0 ? -1 : last[i - 1] + 1)) ends.push_back(i);
+  }
   for_pad_rows(x.shape(), to, sources, [&](std::int64_t row, std::int64_t start) {
-    for (std::size_t i = 0; i < last.size(); ++i) {
-      const bool inside = start >= 0 && last[i] >= 0;
-      std::memcpy(out + (at(row) + i) * size, inside ? in + at(start + last[i]) * size : value.data(), size);
+    std::size_t i = 0;
+    for (const std::size_t end : ends) {
+      std::byte* const run = out + (at(row) + i) * size;
+      if (start >= 0 && last[i] >= 0) {
+        std::memcpy(run, in + at(start + last[i]) * size, (end - i) * size);
+      } else if (!zero) {
+        for (std::size_t k = 0; k < end - i; ++k) std::memcpy(run + k * size, value.data(), size);
+      }
+      i = end;
     }
   });
   ctx.out(0, std::move(result));

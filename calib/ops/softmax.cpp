@@ -92,7 +92,7 @@ void forward_rows(const OpContext& ctx) {
   const DType dtype = ctx.in(0).dtype();
   const Tensor x = widened(ctx.in(0));
   const Layout s = layout_of(ctx, x.shape());
-  Tensor y(x.dtype(), x.shape());
+  Tensor y = Tensor::unset(x.dtype(), x.shape());
   for_float_type(x.dtype(), [&](auto type) {
     using T = decltype(type);
     const T* in = x.read<T>().data();

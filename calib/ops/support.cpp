@@ -182,7 +182,7 @@ Tensor gather_strided(Threads& threads, const Tensor& in, Shape shape, const std
   const int bits = bit_width(in.dtype());
   if (bits % 8 != 0)
     return repacked(gather_strided(threads, one_per_byte(in), std::move(shape), strides, offset), in.dtype());
-  Tensor result(in.dtype(), shape);
+  Tensor result = Tensor::unset(in.dtype(), shape);
   if (result.count() == 0) return result;
   const Walk<2> w = make_walk<2>(shape, {strides, strides_of(shape)});
   const auto size = static_cast<std::size_t>(bits / 8);

@@ -98,7 +98,7 @@ std::int32_t small_integer(float x) {
 Tensor to_f32(const Tensor& t) {
   if (t.empty()) return t;
   if (t.dtype() == DType::f32) return t;
-  Tensor result(DType::f32, t.shape());
+  Tensor result = Tensor::unset(DType::f32, t.shape());
   const auto out = result.write<float>();
   switch (t.dtype()) {
     case DType::f16: each<std::uint16_t>(t, out, f16_to_float); break;

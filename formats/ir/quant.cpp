@@ -438,7 +438,7 @@ Tensor fake_quantize(const Tensor& x, const QuantSpec& spec) {
   }
   if (!spec.codes.empty()) return dequantize(quantize(x, spec), spec);
   const Steps steps = steps_of(spec, scales_for(spec, x.shape()));
-  Tensor result(DType::f32, x.shape());
+  Tensor result = Tensor::unset(DType::f32, x.shape());
   const auto in = x.read<float>();
   const auto out = result.write<float>();
   if (spec.format->is_integer) {

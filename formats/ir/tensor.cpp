@@ -64,11 +64,11 @@ std::string to_string(const Shape& shape) {
   return out + "]";
 }
 
-std::shared_ptr<Buffer> Buffer::allocate(std::size_t size) {
+std::shared_ptr<Buffer> Buffer::allocate(std::size_t size, bool zeroed) {
   auto buffer = std::make_shared<Buffer>();
   // calloc keeps large zeroed buffers lazy; 64 bytes of slack give the alignment.
   if (size > SIZE_MAX - 64) throw std::bad_alloc();
-  void* raw = std::calloc(1, size + 64);
+  void* raw = zeroed ? std::calloc(1, size + 64) : std::malloc(size + 64);
   if (raw == nullptr) throw std::bad_alloc();
   buffer->owner_ = std::shared_ptr<const void>(raw, [](const void* p) { std::free(const_cast<void*>(p)); });
   const auto address = reinterpret_cast<std::uintptr_t>(raw);
@@ -99,6 +99,11 @@ Tensor::Tensor(DType dtype, Shape shape, std::shared_ptr<Buffer> buffer)
   QTOOL_ENSURE(buffer_ && buffer_->bytes().size() == byte_size(dtype_, count_), "buffer and shape agree");
 }
 
+Tensor Tensor::unset(DType dtype, Shape shape) {
+  const std::size_t size = byte_size(dtype, element_count(shape));
+  return Tensor(dtype, std::move(shape), Buffer::allocate(size, false));
+}
+
 Tensor Tensor::strings(Shape shape, std::vector<std::string> values) {
   Tensor t;
   t.dtype_ = DType::string;
@@ -112,7 +117,7 @@ Tensor Tensor::strings(Shape shape, std::vector<std::string> values) {
 std::span<std::byte> Tensor::write_bytes() {
   QTOOL_ENSURE(buffer_ != nullptr, "only a tensor with data is written");
   if (!buffer_->writable() || buffer_.use_count() > 1) {
-    auto own = Buffer::allocate(buffer_->bytes().size());
+    auto own = Buffer::allocate(buffer_->bytes().size(), false);
     if (!buffer_->bytes().empty()) {
       std::memcpy(const_cast<std::byte*>(own->data_), buffer_->data_, buffer_->size_);
     }

@@ -115,8 +115,8 @@ struct DTypeOf<bool> {
 /// Bytes with an owner: heap memory, or a window into something mapped. Read-only once shared.
 class Buffer {
  public:
-  /// Heap memory of `size` bytes, aligned to 64, zeroed.
-  static std::shared_ptr<Buffer> allocate(std::size_t size);
+  /// Heap memory of `size` bytes, aligned to 64; zeroed, or as it was found.
+  static std::shared_ptr<Buffer> allocate(std::size_t size, bool zeroed = true);
   /// Bytes owned by `owner` (a mapping); never written.
   static std::shared_ptr<Buffer> view(std::span<const std::byte> bytes, std::shared_ptr<const void> owner);
   std::span<const std::byte> bytes() const { return {data_, size_}; }
@@ -136,6 +136,8 @@ class Tensor {
   Tensor() = default;
   /// Zeros. Strings: empty strings.
   Tensor(DType, Shape);
+  /// Elements as memory was found, for results that will be written in full. Not for strings.
+  static Tensor unset(DType, Shape);
   /// Requires: buffer has byte_size(dtype, element_count(shape)) bytes.
   Tensor(DType, Shape, std::shared_ptr<Buffer>);
   static Tensor strings(Shape, std::vector<std::string>);

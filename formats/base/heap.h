@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+// How a program that runs models treats its heap.
+#pragma once
+
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
+
+namespace qtool {
+
+/// Keeps freed memory for the next allocation instead of handing it back to the system: the results of one operator
+/// take the place of an earlier one's, and fetching fresh pages would cost as much as computing them. For programs to
+/// call before anything else; a library leaves the process as it finds it.
+inline void keep_freed_memory() {
+#if defined(__GLIBC__)
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);  // the most that glibc takes; larger blocks are mapped and given back
+  mallopt(M_TRIM_THRESHOLD, 1 << 30);
+#endif
+}
+
+}  // namespace qtool
