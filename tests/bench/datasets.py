@@ -64,11 +64,102 @@ def self_attention():
 
 
 def squeezenet():
-    crops = np.concatenate([photos()[:, a : a + 224, b : b + 224] for a, b in ((0, 0), (0, 96), (96, 0), (96, 96), (48, 48))])
-    x = crops[..., ::-1].astype(np.float32) - np.array([103.94, 116.78, 123.68], np.float32)
-    x = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
-    picture = np.arange(len(x)) % 21  # whole pictures are held out, not crops of known ones
-    return "vision/squeezenet_fp32_op7", "data_0", x[picture < 10], x[picture >= 10], None
+    mean = np.float32([103.94, 116.78, 123.68])
+    return ("vision/squeezenet_fp32_op7", "data_0", *held_out_pictures((224, 224), lambda x: x[..., ::-1] - mean), None)
+
+
+def held_out_pictures(crop, prepare):
+    """Crops of the photos as float32 [N, 3, H, W]; whole pictures are held out, not crops of known ones."""
+    x = np.concatenate([photos()[:, a : a + crop[0], b : b + crop[1]] for a, b in crop_corners(crop)])
+    x = np.ascontiguousarray(prepare(x.astype(np.float32)).transpose(0, 3, 1, 2))
+    picture = np.arange(len(x)) % 21
+    return x[picture < 10], x[picture >= 10]
+
+
+def crop_corners(crop):
+    free = 320 - crop[0], 320 - crop[1]
+    corners = {(0, 0), (0, free[1]), (free[0], 0), (free[0], free[1]), (free[0] // 2, free[1] // 2)}
+    return sorted(corners)
+
+
+def yunet():
+    return ("vision/yunet_n_320_op11", "input", *held_out_pictures((320, 320), lambda x: x[..., ::-1]), None)
+
+
+def ultraface():
+    return ("vision/ultraface_rfb320_op9", "input", *held_out_pictures((240, 320), lambda x: (x - 127) / 128), None)
+
+
+def nanodet():
+    mean, scale = np.float32([103.53, 116.28, 123.675]), np.float32([57.375, 57.12, 58.395])
+    return ("vision/nanodet_m_320_op11", "input.1", *held_out_pictures((320, 320), lambda x: (x[..., ::-1] - mean) / scale), None)
+
+
+def yolox():
+    def letter_box(x):
+        y = np.full((len(x), 416, 416, 3), 114, np.float32)
+        y[:, :320, :320] = x[..., ::-1]
+        return y
+    return ("vision/yolox_nano_op11", "images", *held_out_pictures((320, 320), letter_box), None)
+
+
+def ppocr_cls():
+    return ("vision/ppocr_v2_cls_op11", "x", *held_out_pictures((48, 192), lambda x: (x / 255 - 0.5) / 0.5), None)
+
+
+def ppocr_det():
+    mean, scale = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+    return ("vision/ppocr_v3_det_op12", "x", *held_out_pictures((320, 320), lambda x: (x / 255 - mean) / scale), None)
+
+
+def sinet():
+    mean, scale = np.float32([102.890434, 111.25247, 126.91212]), np.float32([62.93292, 62.82138, 66.355705])
+    return ("vision/sinet_portrait_op12", "data", *held_out_pictures((320, 320), lambda x: (x[..., ::-1] - mean) / scale / 255), None)
+
+
+def super_resolution():
+    luma = np.float32([0.299, 0.587, 0.114]) / 255
+    return ("vision/super_resolution_op15", "input", *held_out_pictures((224, 224), lambda x: (x @ luma)[..., None]), None)
+
+
+def espcn():
+    return ("vision/espcn_nnresize_float_op11", "onnx::Relu_0", *held_out_pictures((128, 128), lambda x: x / 255), None)
+
+
+def mnist_burn():
+    x, y = mnist()
+    x = (x[:, None] / 255 - 0.1307) / 0.3081
+    return "vision/mnist_burn_op16", "input.1", x[:200], x[200:], y[200:]
+
+
+def dnsmos():
+    wave = np.frombuffer((DATA / "datasets/audio/silero_test_16k.wav").read_bytes()[44:], np.int16).astype(np.float32) / 32768
+    pieces = np.stack([wave[i : i + 144160] for i in range(0, len(wave) - 144160, 60000)])
+    return "audio/dnsmos_sig_bak_ovr_op12", "input_1", pieces[::2], pieces[1::2], None
+
+
+def byte_llama():
+    text = np.frombuffer((DATA / "datasets/text/tinyshakespeare.txt").read_bytes(), np.uint8).astype(np.int64)
+    cut = len(text) * 9 // 10
+    windows = lambda t, n: np.stack([t[i : i + 128] for i in np.linspace(0, len(t) - 128, n).astype(int)])
+    return "lm/byte_llama_shakespeare_op14", "input_ids", windows(text[:cut], 64), windows(text[cut:], 64), None
+
+
+def magika():
+    files = [p.read_bytes() for p in sorted((ROOT).rglob("*")) if p.is_file() and p.suffix in (".cpp", ".h", ".py", ".md", ".yaml")
+             and "build" not in p.parts][:120]
+    ids = np.full((len(files), 2048), 256, np.int32)
+    for row, data in zip(ids, files):
+        head, tail = data.strip()[:1024], data.strip()[-1024:]
+        row[: len(head)] = np.frombuffer(head, np.uint8)
+        row[2048 - len(tail) :] = np.frombuffer(tail, np.uint8)
+    return "text/magika_standard_v3_3", "bytes", ids[::2], ids[1::2], None
+
+
+def nnsplit():
+    text = np.frombuffer((DATA / "datasets/text/wikitext2_valid.txt").read_bytes(), np.uint8)
+    windows = np.stack([text[i : i + 400] for i in np.linspace(0, len(text) - 400, 80).astype(int)])
+    return "text/nnsplit_en_lstm_op9", "input", windows[::2], windows[1::2], None
 
 
 def tashkeel():
@@ -87,7 +178,8 @@ def job(name):
     if name == "tashkeel":
         return tashkeel()
     stem, input_name, calib, evaluation, labels = globals()[name]()
-    one = lambda x: [{input_name: np.ascontiguousarray(x[i : i + 1], dtype=np.float32)} for i in range(len(x))]
+    one = lambda x: [{input_name: np.ascontiguousarray(x[i : i + 1], dtype=np.float32 if x.dtype.kind == "f" else x.dtype)}
+                     for i in range(len(x))]
     return DATA / "models" / (stem + ".onnx"), one(calib), one(evaluation), labels
 
 

@@ -24,7 +24,7 @@ from scipy.optimize import nnls
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "samples"))
 import datasets
-from int8_table import QTOOL
+from peers import QTOOL
 from measure import latency_pair, session
 
 PROFILER_US = 2.3

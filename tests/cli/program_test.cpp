@@ -185,5 +185,5 @@ TEST_CASE("completion scripts are accepted by their shells") {
                                   "echo ${COMPREPLY[*]}\n");
   const std::string asked = "bash '" + (folder / "ask").string() + "' > '" + (folder / "words").string() + "'";
   CHECK(std::system(asked.c_str()) == 0);
-  CHECK(bytes_of(folder / "words").find("int8_dynamic int8_static int8_weights") != std::string::npos);
+  CHECK(bytes_of(folder / "words").find("int8_dynamic int8_fast int8_static int8_weights") != std::string::npos);
 }

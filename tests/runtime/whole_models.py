@@ -16,6 +16,7 @@ DATA = {"digits_cnn": "digits", "digits_transformer": "digits", "tiny_lstm": "ar
 EXPECTED = {
     ("digits_cnn", "int8_static"): (30, {"QLinearConv": 7, "QGemm": 2, "QLinearAdd": 1, "QLinearConcat": 1, "QLinearGlobalAveragePool": 1},
                                     {"Conv", "FusedConv", "Gemm", "DequantizeLinear"}),
+    ("digits_cnn", "int8_fast"): (30, {"QLinearConv": 3}, set()),
     ("digits_cnn", "int8_dynamic"): (30, {"DynamicQuantizeMatMul": 2}, {"Gemm"}),
     ("digits_cnn", "int8_weights"): (35, {"MatMulNBits": 2}, {"Gemm"}),
     ("digits_cnn", "int4_weights"): (18, {"MatMulNBits": 2}, {"Gemm"}),

@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""qtool beside onnxruntime.quantization (per-channel min-max, uint8 activations, int8 weights, opset raised and
-quant_pre_process run first; dynamic int8 where static is not asked for): same model, same samples, same machine, same
-run. Prints a Markdown table and, with --json, the figures.
+"""qtool beside onnxruntime.quantization: same model, same samples, same machine, same run. The peer runs per channel
+with uint8 activations and int8 weights, opset raised and quant_pre_process run first, in each of its calibrations
+(minmax, entropy, percentile), its dynamic form and its 4-bit weight-only form. Prints a Markdown table and, with --json,
+the figures.
 
-    build/venv/bin/python tests/bench/int8_table.py [--models resnet20,...] [--threads 2] [--rounds 3]
+    build/venv/bin/python tests/bench/peers.py [--models resnet20,...] [--threads 2] [--rounds 3]
+
+SQNR is that of the worst float output; KL and top-1 are those of the first one with class scores along its last (or
+only non-trivial) axis. Figures count outputs on held-out data that neither side has seen.
 """
 import argparse
 import collections
@@ -23,15 +27,31 @@ import datasets
 from measure import latency_pair, session, sqnr_db
 
 QTOOL = os.environ.get("QTOOL", str(datasets.ROOT / "build" / "release" / "qtool"))
-# model, recipe of qtool, method of the peer
-JOBS = [
-    ("resnet20", "int8_static", "static"),
-    ("mnist8", "int8_static", "static"),
-    ("squeezenet", "int8_static", "static"),
-    ("self_attention", "int8_static", "static"),
-    ("tashkeel", "int8_dynamic", "dynamic"),
-    ("tashkeel", "int8_static", "static"),
-]
+STATIC = [("int8_static", ("minmax", "entropy", "percentile")), ("int8_fast", ())]
+DYNAMIC = [("int8_dynamic", ("dynamic",))]
+FOUR_BITS = [("int4_weights", ("int4", "int4_hqq"))]
+# model: recipes of qtool, each with the methods of the peer beside it
+JOBS = {
+    "resnet20": STATIC,
+    "mnist8": STATIC,
+    "mnist_burn": STATIC,
+    "squeezenet": STATIC,
+    "self_attention": STATIC,
+    "yunet": STATIC,
+    "ultraface": STATIC,
+    "nanodet": STATIC,
+    "yolox": STATIC,
+    "sinet": STATIC,
+    "super_resolution": STATIC,
+    "espcn": STATIC,
+    "ppocr_cls": STATIC,
+    "ppocr_det": STATIC,
+    "dnsmos": STATIC,
+    "magika": STATIC,
+    "nnsplit": STATIC + DYNAMIC,
+    "tashkeel": STATIC + DYNAMIC + FOUR_BITS,
+    "byte_llama": STATIC + DYNAMIC + FOUR_BITS,
+}
 
 PEER = r"""
 import sys, numpy as np, onnx, onnx.version_converter, logging
@@ -44,7 +64,7 @@ pre = target + ".pre.onnx"
 if model.opset_import[0].version < 13:
     model = onnx.version_converter.convert_version(model, 13)
 onnx.save(model, pre)
-quant_pre_process(pre, pre, skip_symbolic_shape="tashkeel" not in source)
+quant_pre_process(pre, pre, skip_symbolic_shape="tashkeel" not in source, auto_merge=True)
 class Reader(CalibrationDataReader):
     def __init__(self):
         data = np.load(calib, allow_pickle=False)
@@ -54,9 +74,18 @@ class Reader(CalibrationDataReader):
         return next(self.feeds, None)
 if method == "dynamic":
     quantize_dynamic(pre, target, per_channel=True)
+elif method.startswith("int4"):
+    from onnxruntime.quantization.matmul_nbits_quantizer import (DefaultWeightOnlyQuantConfig, HQQWeightOnlyQuantConfig,
+                                                                 MatMulNBitsQuantizer)
+    config = (HQQWeightOnlyQuantConfig(block_size=32, bits=4) if method == "int4_hqq"
+              else DefaultWeightOnlyQuantConfig(block_size=32, is_symmetric=True, accuracy_level=4))
+    quantizer = MatMulNBitsQuantizer(onnx.load(pre), block_size=32, is_symmetric=True, accuracy_level=4, algo_config=config)
+    quantizer.process()
+    quantizer.model.save_model_to_file(target)
 else:
+    how = {"minmax": CalibrationMethod.MinMax, "entropy": CalibrationMethod.Entropy, "percentile": CalibrationMethod.Percentile}
     quantize_static(pre, target, Reader(), per_channel=True, activation_type=QuantType.QUInt8,
-                    weight_type=QuantType.QInt8, calibrate_method=CalibrationMethod.MinMax)
+                    weight_type=QuantType.QInt8, calibrate_method=how[method])
 """
 
 
@@ -89,7 +118,9 @@ def judge(source, target, evaluation, labels, threads):
     scores = [np.concatenate([o[k].reshape(-1, max(o[k].shape)) if o[k].ndim == 4 else o[k].reshape(-1, o[k].shape[-1])
                               for o in run]) for run in runs]
     a, b = scores
-    result = {"sqnr_db": sqnr_db(a, b), "agreement": float((a.argmax(-1) == b.argmax(-1)).mean())}
+    floats = [i for i, o in enumerate(runs[0][0]) if o.dtype.kind == "f"]
+    worst = min(sqnr_db(*(np.concatenate([o[i].ravel() for o in run]) for run in runs)) for i in floats)
+    result = {"sqnr_db": worst, "agreement": float((a.argmax(-1) == b.argmax(-1)).mean())}
     logs = [np.log(np.maximum(z.astype(np.float64), 1e-12)) if (a >= 0).all() and abs(a.sum(-1) - 1).max() < 1e-3
             else log_softmax(z) for z in scores]
     result["kl"] = float((np.exp(logs[0]) * (logs[0] - logs[1])).sum(-1).mean())
@@ -116,37 +147,38 @@ def main():
     work = datasets.ROOT / "build" / "bench"
     work.mkdir(parents=True, exist_ok=True)
     rows = []
-    for name, recipe, method in JOBS:
+    for name, comparisons in JOBS.items():
         if args.models and name not in args.models.split(","):
             continue
         source, calib, evaluation, labels = datasets.job(name)
-        ours_calib, peer_calib = work / f"{name}.calib", work / f"{name}.peer.npz"
-        ours_calib = write_calibration(ours_calib, calib)
-        np.savez(peer_calib, count=len(calib), names=" ".join(calib[0]),
+        calib_ours = write_calibration(work / f"{name}.calib", calib)
+        calib_peer = work / f"{name}.peer.npz"
+        np.savez(calib_peer, count=len(calib), names=" ".join(calib[0]),
                  **{f"{i}/{n}": a for i, f in enumerate(calib) for n, a in f.items()})
-        targets = {"qtool": work / f"{name}.{recipe}.qtool.onnx", "onnxruntime": work / f"{name}.{method}.ort.onnx"}
-        commands = {
-            "qtool": [QTOOL, "quantize", source, "--recipe", recipe, "-o", targets["qtool"], "--calib", ours_calib,
-                      "--threads", args.threads, "--quiet"],
-            "onnxruntime": [sys.executable, "-c", PEER, source, targets["onnxruntime"], peer_calib, method],
-        }
-        figures = {tool: [] for tool in commands}
-        for _ in range(args.rounds):
-            for tool, command in commands.items():
-                figures[tool].append(timed(command))
-        for tool in commands:
-            seconds, mib, status, message = (statistics.median(c) if i < 2 else c[-1] for i, c in enumerate(zip(*figures[tool])))
-            row = {"model": name, "method": method, "tool": tool, "seconds": seconds, "mib": mib}
-            if status:
-                row["failure"] = message
-            else:
-                try:
-                    row |= judge(source, targets[tool], evaluation, labels, args.threads)
-                    row |= {"bytes": targets[tool].stat().st_size, "operators": histogram(targets[tool], args.threads)}
-                except Exception as error:  # a file that does not run is a result
-                    row["failure"] = str(error).splitlines()[0]
-            rows.append(row)
-            print(json.dumps(row), file=sys.stderr)
+        for recipe, methods in comparisons:
+            target = {m: work / f"{name}.{m}.onnx" for m in (recipe, *methods)}
+            data = ["--calib", calib_ours] if recipe in ("int8_static", "int8_fast") else []
+            commands = {recipe: [QTOOL, "quantize", source, "--recipe", recipe, "-o", target[recipe], *data, "--threads",
+                                 args.threads, "--quiet"]}
+            commands |= {m: [sys.executable, "-c", PEER, source, target[m], calib_peer, m] for m in methods}
+            figures = {method: [] for method in commands}
+            for _ in range(args.rounds):
+                for method, command in commands.items():
+                    figures[method].append(timed(command))
+            for method, taken in figures.items():
+                seconds, mib, status, message = (statistics.median(c) if i < 2 else c[-1] for i, c in enumerate(zip(*taken)))
+                row = {"model": name, "tool": "qtool" if method == recipe else "onnxruntime", "method": method,
+                       "seconds": seconds, "mib": mib}
+                if status:
+                    row["failure"] = message
+                else:
+                    try:
+                        row |= judge(source, target[method], evaluation, labels, args.threads)
+                        row |= {"bytes": target[method].stat().st_size, "operators": histogram(target[method], args.threads)}
+                    except Exception as error:  # a file that does not run is a result
+                        row["failure"] = str(error).splitlines()[0]
+                rows.append(row)
+                print(json.dumps(row), file=sys.stderr)
     print(table(rows))
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1))
@@ -162,10 +194,10 @@ def write_calibration(stem, feeds):
 
 
 def table(rows):
-    lines = ["| model | method | tool | SQNR dB | KL | same top-1 | accuracy float -> int8 | ms float -> int8 | bytes | wall s | peak MiB |",
+    lines = ["| model | tool | method | SQNR dB | KL | same top-1 | accuracy float -> int8 | ms float -> int8 | bytes | wall s | peak MiB |",
              "|---|---|---|---|---|---|---|---|---|---|---|"]
     for r in rows:
-        head = f"| {r['model']} | {r['method']} | {r['tool']} | "
+        head = f"| {r['model']} | {r['tool']} | {r['method']} | "
         tail = f" | {r['seconds']:.2f} | {r['mib']:.0f} |"
         if "failure" in r:
             lines.append(head + f"fails: {r['failure'][:160]} | | | | | " + tail)
