@@ -6,6 +6,7 @@
 #include <mutex>
 
 #include "calib/data/samples.h"
+#include "calib/op.h"
 #include "formats/base/error.h"
 #include "formats/base/hash.h"
 
@@ -50,7 +51,7 @@ class BoundDataset final : public Dataset {
     take_range(options);
     for (const Wanted& w : wanted) bind(w, options);
     for (const auto& [output, input] : options.state) carry(graph, output, input);
-    choose_batch(options);
+    choose_batch(graph, options);
     if (!state_.empty()) start_states();
     check_symbols();
   }
@@ -194,17 +195,14 @@ class BoundDataset final : public Dataset {
     state_[*from] = *to;
   }
 
-  void choose_batch(const DataOptions& options) {
+  void choose_batch(const Graph& graph, const DataOptions& options) {
     std::int64_t fixed = 0;
     std::string owner;
     bool whole = false, varies = false;
-    std::size_t bytes = 0;  // of one row of all inputs
     for (const Binding& b : bindings_) {
       if (!b.constant.empty() || is_state(b.input.id)) continue;
       whole = whole || b.whole;
       varies = varies || b.varies;
-      const Type sample = samples_->type(b.input.name);
-      if (!b.varies) bytes += byte_size(sample.dtype, element_count(sample.shape));
       const std::int64_t extent = b.whole || !b.input.type.known_rank ? 0 : b.input.type.shape.front();
       if (extent <= 0) continue;
       if (fixed > 0 && extent != fixed) {
@@ -234,12 +232,36 @@ class BoundDataset final : public Dataset {
       // More rows gain nothing: activations leave the caches, and memory grows with them.
       constexpr std::int64_t most_rows = 8;
       constexpr std::size_t most_bytes = std::size_t{4} << 20;
+      const std::size_t bytes = varies ? 0 : largest_value(graph);
       while (!varies && batch_ < most_rows && index(2 * batch_) * bytes <= most_bytes) batch_ *= 2;
     }
     if (options.batch > 0 && options.batch != batch_) {
       refuse("data.batch is " + std::to_string(options.batch) + ", but a run takes " + std::to_string(batch_) +
              (fixed > 0 ? ", which the model's input \"" + owner + "\" fixes" : ""));
     }
+  }
+
+  /// Bytes of the largest value, inputs included, in a run on one row; of those whose extents can be told.
+  std::size_t largest_value(const Graph& graph) const {
+    Graph one = graph;
+    for (const Binding& b : bindings_) {
+      Type& type = one[b.input.id].type;
+      if (!b.constant.empty() || !type.known_rank) continue;
+      const Shape sample = samples_->type(b.input.name).shape;
+      if (sample.size() + 1 != type.shape.size()) continue;
+      type.shape.front() = 1;
+      std::copy(sample.begin(), sample.end(), type.shape.begin() + 1);
+      type.symbols.clear();
+    }
+    infer_types(one);
+    std::size_t largest = 0;
+    for (const ValueId v : one.values()) {
+      const Type& type = one[v].type;
+      const bool told = type.known_dtype && type.known_rank &&
+                        std::all_of(type.shape.begin(), type.shape.end(), [](std::int64_t d) { return d >= 0; });
+      if (told && !one.is_constant(v)) largest = std::max(largest, byte_size(type.dtype, element_count(type.shape)));
+    }
+    return largest;
   }
 
   bool is_state(ValueId id) const {

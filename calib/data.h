@@ -8,8 +8,8 @@
 //   rank 0, or exactly the input's extents beside arrays of more samples: the same in each run
 //   with `state`, one more than the input's: sequences x steps; a sequence starts again from the initial state
 // A batch that the model fixes must divide the number of samples. Where it is free, rows are cut by `batch`; else by
-// the largest power of two up to 8 whose rows fill at most 4 MiB. Sums over data go sample by sample where that is
-// cheap, but products of another batch may round differently: the batch is part of the digest.
+// the largest power of two up to 8 that keeps the largest value of a run within 4 MiB. Sums over data go sample by
+// sample where that is cheap, but products of another batch may round differently: the batch is part of the digest.
 // Symbolic extents (and extents declared as 0, which some exporters write) are bound by the data; the same symbol must
 // get the same extent in one run. Inputs with a default (constants) take no data.
 // Types must match, except where nothing is lost: see as_input() in data/samples.h.
