@@ -37,7 +37,6 @@ class Merkle {
 
   bool quantized_;
   std::map<std::tuple<std::string_view, std::string_view, std::string_view>, const Function*> callees_;
-  std::map<std::pair<const std::byte*, std::size_t>, Digest> bytes_;
   std::map<const Graph*, Digest> bodies_;
   std::map<const Function*, Digest> functions_;
 };
@@ -50,14 +49,7 @@ Digest Merkle::tensor(const Tensor& t) {
     for (const std::string& s : t.read_strings()) h.text(s);
     return h.finish();
   }
-  const auto bytes = t.bytes();
-  auto known = bytes_.find({bytes.data(), bytes.size()});
-  if (known == bytes_.end()) {
-    Hasher content;
-    content.bytes(bytes);
-    known = bytes_.emplace(std::pair(bytes.data(), bytes.size()), content.finish()).first;
-  }
-  return h.digest(known->second).finish();
+  return h.digest(t.digest()).finish();
 }
 
 Digest Merkle::quant(const QuantSpec& spec) {

@@ -78,6 +78,12 @@ std::shared_ptr<Buffer> Buffer::allocate(std::size_t size, bool zeroed) {
   return buffer;
 }
 
+Digest Buffer::digest() const {
+  const std::lock_guard lock(mutex_);
+  if (!digest_) digest_ = Hasher().bytes(bytes()).finish();
+  return *digest_;
+}
+
 std::shared_ptr<Buffer> Buffer::view(std::span<const std::byte> bytes, std::shared_ptr<const void> owner) {
   auto buffer = std::make_shared<Buffer>();
   buffer->data_ = bytes.data();
@@ -122,6 +128,8 @@ std::span<std::byte> Tensor::write_bytes() {
       std::memcpy(const_cast<std::byte*>(own->data_), buffer_->data_, buffer_->size_);
     }
     buffer_ = std::move(own);
+  } else {
+    buffer_->digest_.reset();  // nobody else holds these bytes, nor asks for their digest
   }
   return {const_cast<std::byte*>(buffer_->data_), buffer_->size_};
 }

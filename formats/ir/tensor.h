@@ -7,10 +7,14 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "formats/base/hash.h"
 
 namespace qtool {
 
@@ -121,9 +125,13 @@ class Buffer {
   static std::shared_ptr<Buffer> view(std::span<const std::byte> bytes, std::shared_ptr<const void> owner);
   std::span<const std::byte> bytes() const { return {data_, size_}; }
   bool writable() const { return writable_; }
+  /// Of the bytes; computed when first asked for. Thread-safe.
+  Digest digest() const;
 
  private:
   friend class Tensor;
+  mutable std::mutex mutex_;              // guards digest_
+  mutable std::optional<Digest> digest_;  // dropped when a tensor is about to write
   const std::byte* data_ = nullptr;
   std::size_t size_ = 0;
   bool writable_ = false;
@@ -181,6 +189,9 @@ class Tensor {
   }
   std::span<const std::byte> bytes() const { return buffer_ ? buffer_->bytes() : std::span<const std::byte>{}; }
   std::span<std::byte> write_bytes();
+  /// SHA-256 of bytes(), kept with them: tensors that share bytes hash them once. Nobody may write through a span that
+  /// write() gave before this was called.
+  Digest digest() const { return buffer_ ? buffer_->digest() : Hasher().finish(); }
   const std::vector<std::string>& read_strings() const;
 
   /// The same bytes under another shape of equal count.

@@ -3,6 +3,11 @@
 
 #include <doctest/doctest.h>
 
+#include <memory>
+#include <vector>
+
+#include "formats/base/hash.h"
+#include "formats/base/threads.h"
 #include "formats/ir/quant.h"
 #include "formats/ir/text.h"
 
@@ -75,4 +80,35 @@ TEST_CASE("merkle: a body counts by what it computes") {
   };
   CHECK(with("Relu") == with("Relu"));
   CHECK(with("Relu") != with("Abs"));
+}
+
+TEST_CASE("digest of a tensor: shared with its copies, dropped when one is written") {
+  const std::byte some[] = {std::byte{1}, std::byte{2}, std::byte{3}};
+  const Digest known = Hasher().bytes(some).finish();
+  Tensor a = Tensor::of<std::uint8_t>({3}, {1, 2, 3});
+  CHECK(a.digest() == known);
+  CHECK(a.reshaped({1, 3}).digest() == known);
+  Tensor b = a;
+  b.write<std::uint8_t>()[0] = 9;  // has its own bytes from here on
+  CHECK(a.digest() == known);
+  CHECK(b.digest() != known);
+  b.write<std::uint8_t>()[0] = 1;  // in place: nobody else holds them
+  CHECK(b.digest() == known);
+  CHECK(Tensor().digest() == Hasher().finish());
+
+  auto owner = std::make_shared<std::vector<std::byte>>(std::begin(some), std::end(some));
+  Tensor view(DType::u8, {3}, Buffer::view(*owner, owner));
+  CHECK(view.digest() == known);
+  view.write<std::uint8_t>()[1] = 7;
+  CHECK(view.digest() != known);
+  CHECK((*owner)[1] == std::byte{2});
+}
+
+TEST_CASE("digest of a tensor: asked for by several threads at once") {
+  const Tensor shared(DType::f32, {1 << 18});
+  const Digest known = Hasher().bytes(shared.bytes()).finish();
+  Threads threads(4);
+  std::vector<Digest> seen(16);
+  threads.for_each(16, 1, [&](std::int64_t i, std::int64_t) { seen[static_cast<std::size_t>(i)] = shared.digest(); });
+  for (const Digest& d : seen) CHECK(d == known);
 }
