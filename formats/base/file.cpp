@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstring>
@@ -44,6 +45,13 @@ MappedFile::MappedFile(const std::filesystem::path& path) {
   data_ = std::shared_ptr<const std::byte>(static_cast<const std::byte*>(p), [size = size_](const std::byte* q) {
     ::munmap(const_cast<std::byte*>(q), size);
   });
+}
+
+void MappedFile::release(std::size_t offset, std::size_t size) const {
+  // Whole pages inside the range; what else lies on the first and the last one may be in use.
+  const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  const std::size_t begin = (offset + page - 1) / page * page, end = std::min(offset + size, size_) / page * page;
+  if (begin < end) ::madvise(const_cast<std::byte*>(data_.get()) + begin, end - begin, MADV_DONTNEED);
 }
 
 std::string read_text(const std::filesystem::path& path) {

@@ -18,6 +18,8 @@ class MappedFile {
   /// Error(Code::input) when the file is missing, is no regular file or cannot be read.
   explicit MappedFile(const std::filesystem::path&);
   std::span<const std::byte> bytes() const { return {data_.get(), size_}; }
+  /// Gives the memory of a part back: it is read from the file again when it is touched again.
+  void release(std::size_t offset, std::size_t size) const;
   /// Keeps the mapping alive.
   std::shared_ptr<const void> owner() const { return data_; }
 

@@ -12,6 +12,7 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -22,6 +23,7 @@
 
 namespace onnx {
 class AttributeProto;
+class ModelProto;
 class SparseTensorProto;
 class TensorProto;
 class ValueInfoProto;
@@ -94,6 +96,21 @@ const T* extras_as(const ExtrasPtr& extras) {
   return dynamic_cast<const T*>(extras.get());
 }
 
+// ---- onnx_stream.cpp
+
+/// Error(Code::input) when the bytes are no message, or more than one may have. Of a file, no page stays in memory once
+/// it was parsed.
+void parse(std::span<const std::byte>, const std::string& source, onnx::ModelProto& model);
+void parse(const MappedFile&, const std::string& source, onnx::ModelProto& model);
+
+/// Elements of initializers that are not in their messages: raw_data is put in their place as the message is written,
+/// so that there is no second copy of all weights.
+using Kept = std::map<const onnx::TensorProto*, Tensor>;
+/// Serializes `model` and leaves it empty. The same bytes as if raw_data had been in the message. Error(Code::no_fit)
+/// when they are more than a message may have.
+void write(onnx::ModelProto& model, const Kept& kept, OutputFile& file);
+std::string write(onnx::ModelProto& model, const Kept& kept);
+
 // ---- onnx_types.cpp
 
 Type read_type(const onnx::ValueInfoProto&);
@@ -128,8 +145,9 @@ class ExternalFiles {
 Tensor take_tensor(onnx::TensorProto& proto, ExternalFiles&, const std::string& where, TensorForm& form);
 Tensor take_sparse(onnx::SparseTensorProto& proto, ExternalFiles&, const std::string& where, SparseForm& form);
 
-/// Puts raw bytes elsewhere (an external file): true when it did, with external_data set.
-using Elsewhere = std::function<bool(const Tensor&, onnx::TensorProto&)>;
+/// Puts raw bytes elsewhere (an external file, with external_data set; or where Kept says): true when it did.
+/// `storage`: how they would be stored otherwise.
+using Elsewhere = std::function<bool(const Tensor&, Storage storage, onnx::TensorProto&)>;
 /// `form` null: raw data. Does not touch the name.
 void put_tensor(const Tensor&, const TensorForm* form, const Elsewhere& elsewhere, onnx::TensorProto& proto);
 /// False when an element outside the stored indices is no longer zero.

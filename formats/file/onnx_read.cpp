@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // ModelProto to Graph. Names become ids, outer-scope names become captures; what the graph does not model goes
 // into extras (onnx_internal.h). Every byte is hostile.
-#include <google/protobuf/io/coded_stream.h>
-#include <google/protobuf/io/zero_copy_stream_impl_lite.h>
 #include <onnx/onnx_pb.h>
 
 #include <algorithm>
@@ -532,33 +530,30 @@ std::string one_sentence(std::string message, const std::string& source) {
   return message;
 }
 
+Graph read_message(onnx::ModelProto& model, const std::string& source, const std::filesystem::path& folder) {
+  try {
+    Graph graph = Reader(source, folder).read(model);
+    verify(graph);
+    return graph;
+  } catch (const Error& e) {
+    throw Error(e.code(), one_sentence(e.what(), source), e.hint());
+  }
+}
+
 }  // namespace
 }  // namespace onnx_file
 
 Graph read_onnx_bytes(std::span<const std::byte> bytes, const std::string& source,
                       const std::filesystem::path& folder) {
-  if (bytes.size() > onnx_file::max_message_bytes) {
-    throw Error(Code::input, source + ": the file is larger than 2 GiB, the most that one message may have",
-                "keep the weights in external data files");
-  }
   onnx::ModelProto model;
-  google::protobuf::io::ArrayInputStream array(bytes.data(), static_cast<int>(bytes.size()));
-  google::protobuf::io::CodedInputStream stream(&array);
-  if (!model.ParseFromCodedStream(&stream) || !stream.ConsumedEntireMessage()) {
-    throw Error(Code::input, source + ": the file is no ONNX model, or is damaged", "download or export it again");
-  }
-  try {
-    Graph graph = onnx_file::Reader(source, folder).read(model);
-    verify(graph);
-    return graph;
-  } catch (const Error& e) {
-    throw Error(e.code(), onnx_file::one_sentence(e.what(), source), e.hint());
-  }
+  onnx_file::parse(bytes, source, model);
+  return onnx_file::read_message(model, source, folder);
 }
 
 Graph read_onnx(const std::filesystem::path& path) {
-  const MappedFile file(path);
-  return read_onnx_bytes(file.bytes(), path.string(), path.has_parent_path() ? path.parent_path() : ".");
+  onnx::ModelProto model;
+  onnx_file::parse(MappedFile(path), path.string(), model);
+  return onnx_file::read_message(model, path.string(), path.has_parent_path() ? path.parent_path() : ".");
 }
 
 }  // namespace qtool

@@ -295,8 +295,8 @@ void put_tensor(const Tensor& tensor, const TensorForm* form, const Elsewhere& e
     for (const std::string& text : tensor.read_strings()) p.add_string_data(text);
     return;
   }
-  if (elsewhere && elsewhere(tensor, p)) return;
   const Storage storage = form == nullptr ? Storage::raw : form->storage;
+  if (elsewhere && elsewhere(tensor, storage, p)) return;
   if (storage == Storage::typed) {
     put_typed(tensor, p);
   } else if (storage == Storage::raw || tensor.size_bytes() > 0) {

@@ -1,13 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Graph to ModelProto: skeletons first (onnx_internal.h), what the graph says laid over them. The same graph gives
 // the same bytes.
-#include <google/protobuf/io/coded_stream.h>
-#include <google/protobuf/io/zero_copy_stream_impl_lite.h>
 #include <onnx/onnx_pb.h>
 
 #include <algorithm>
 #include <cstring>
-#include <exception>
 #include <set>
 
 #include "formats/base/error.h"
@@ -329,49 +326,6 @@ void Writer::put_attr(const Attr& attr, const Node* node, const Names& names, At
              attr.value);
 }
 
-void serialize(const onnx::ModelProto& model, google::protobuf::io::ZeroCopyOutputStream& stream) {
-  if (model.ByteSizeLong() > max_message_bytes) {
-    throw Error(Code::no_fit, "the model takes more than 2 GiB, the most that one ONNX message may have",
-                "write it to a file, with its weights in an external data file");
-  }
-  google::protobuf::io::CodedOutputStream coded(&stream);
-  coded.SetSerializationDeterministic(true);
-  model.SerializeToCodedStream(&coded);
-}
-
-/// Into a file without a second copy in memory. A full disk is kept until protobuf is done: it knows no exceptions.
-class FileStream final : public google::protobuf::io::CopyingOutputStream {
- public:
-  explicit FileStream(OutputFile& file) : file_(file) {}
-  bool Write(const void* buffer, int size) override {
-    if (failure_) return false;
-    try {
-      file_.write(std::span(static_cast<const std::byte*>(buffer), static_cast<std::size_t>(size)));
-    } catch (...) {
-      failure_ = std::current_exception();
-    }
-    return !failure_;
-  }
-  void check() const {
-    if (failure_) std::rethrow_exception(failure_);
-  }
-
- private:
-  OutputFile& file_;
-  std::exception_ptr failure_;
-};
-
-void write_message(const onnx::ModelProto& model, OutputFile& file) {
-  constexpr int block = 1 << 20;
-  FileStream sink(file);
-  {
-    google::protobuf::io::CopyingOutputStreamAdaptor stream(&sink, block);
-    serialize(model, stream);
-  }
-  sink.check();
-  QTOOL_ENSURE(file.size() == model.ByteSizeLong(), "the whole message was written");
-}
-
 /// Bytes of all initializers, bodies included.
 std::uint64_t weight_bytes(const Graph& graph) {
   std::uint64_t sum = 0;
@@ -380,6 +334,16 @@ std::uint64_t weight_bytes(const Graph& graph) {
     for_each_body(graph[n], [&](const Graph& body) { sum += weight_bytes(body); });
   }
   return sum;
+}
+
+/// Keeps large tensors beside the message.
+Elsewhere beside(Kept& kept) {
+  constexpr std::size_t large = std::size_t{64} << 10;
+  return [&kept](const Tensor& tensor, Storage storage, onnx::TensorProto& proto) {
+    if (tensor.size_bytes() < large || storage == Storage::typed) return false;
+    kept.emplace(&proto, tensor);
+    return true;
+  };
 }
 
 }  // namespace
@@ -391,13 +355,9 @@ std::string write_onnx_bytes(const Graph& graph) {
                 "write the model to a file, with its weights in an external data file");
   }
   onnx::ModelProto model;
-  onnx_file::Writer({}).put_model(graph, model);
-  std::string bytes;
-  {
-    google::protobuf::io::StringOutputStream stream(&bytes);
-    onnx_file::serialize(model, stream);
-  }
-  return bytes;
+  onnx_file::Kept kept;
+  onnx_file::Writer(onnx_file::beside(kept)).put_model(graph, model);
+  return onnx_file::write(model, kept);
 }
 
 void write_onnx(const Graph& graph, const std::filesystem::path& path, const OnnxWriteOptions& options) {
@@ -406,9 +366,10 @@ void write_onnx(const Graph& graph, const std::filesystem::path& path, const Onn
   const std::uint64_t limit = std::min(options.external_above, onnx_file::max_message_bytes - room);
   if (onnx_file::weight_bytes(graph) <= limit) {
     onnx::ModelProto model;
-    onnx_file::Writer({}).put_model(graph, model);
+    onnx_file::Kept kept;
+    onnx_file::Writer(onnx_file::beside(kept)).put_model(graph, model);
     OutputFile file(path);
-    onnx_file::write_message(model, file);
+    onnx_file::write(model, kept, file);
     file.publish();
     return;
   }
@@ -417,7 +378,7 @@ void write_onnx(const Graph& graph, const std::filesystem::path& path, const Onn
   data_path += ".data";
   OutputFile data(data_path);
   const std::vector<std::byte> zeros(page);
-  const auto elsewhere = [&](const Tensor& tensor, onnx::TensorProto& proto) {
+  const auto elsewhere = [&](const Tensor& tensor, onnx_file::Storage, onnx::TensorProto& proto) {
     if (tensor.size_bytes() < onnx_file::min_external_bytes) return false;
     if (data.size() % page != 0) data.write(std::span(zeros).first(page - data.size() % page));
     const auto entry = [&](const char* key, const std::string& value) {
@@ -435,7 +396,7 @@ void write_onnx(const Graph& graph, const std::filesystem::path& path, const Onn
   onnx::ModelProto model;
   onnx_file::Writer(elsewhere).put_model(graph, model);
   OutputFile file(path);
-  onnx_file::write_message(model, file);
+  onnx_file::write(model, {}, file);
   data.publish();
   file.publish();
 }
