@@ -44,6 +44,7 @@ class Histogram {
  private:
   using Page = std::vector<std::int64_t>;  // one sign and exponent
   void open(std::uint32_t page);
+  void add_known(std::span<const float> x);
   int mantissa_;                                  // bits of it that choose the bin
   std::array<std::unique_ptr<Page>, 512> pages_;  // by sign and exponent field
   std::array<std::int64_t, 2> tiny_{};            // positive, negative

@@ -10,19 +10,12 @@
 #include <string>
 #include <vector>
 
+#include "calib/extremes.h"
 #include "calib/histogram.h"
 #include "formats/base/threads.h"
 #include "formats/ir/tensor.h"
 
 namespace qtool {
-
-/// The range of the finite ones of some numbers, and how many were not.
-struct Extremes {
-  float low = std::numeric_limits<float>::infinity(), high = -std::numeric_limits<float>::infinity();
-  std::int64_t bad = 0;  // infinite or NaN
-  void add(const Extremes&);
-};
-Extremes extremes_of(std::span<const float>);
 
 /// What one channel showed.
 struct Channel {

@@ -5,12 +5,14 @@
 
 #include <cmath>
 #include <string>
+#include <vector>
 
 #include "calib/clip.h"
 #include "calib/data/npz.h"
 #include "calib/histogram.h"
 #include "calib/statistics.h"
 #include "formats/base/error.h"
+#include "formats/base/rng.h"
 #include "formats/ir/quant.h"
 #include "tests/support.h"
 
@@ -232,6 +234,38 @@ TEST_CASE("without data, asking for ranges is an error") {
   Calibration c(nullptr, threads, journal);
   CHECK_FALSE(c.has_data());
   CHECK_THROWS_AS(c.data(), Error);
+}
+
+TEST_CASE("a histogram of many numbers at once is that of one after the other") {
+  const Rng rng(7, "observe_test");
+  for (const float scale : {1.0F, 1e-30F, 1e-42F, 1e30F}) {
+    CAPTURE(scale);
+    std::vector<float> x(70001);
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      x[i] = static_cast<float>(rng.normal(i)) * scale;
+      if (i % 3 == 0) x[i] = i % 2 == 0 ? 0.0F : -0.0F;
+      if (i % 5 == 0) x[i] *= 1e-6F;
+      if (i % 7 == 0) x[i] *= 1e-12F;
+    }
+    x[40000] = 100 * scale;  // a larger exponent than any before
+    x[60000] = INFINITY;
+    Histogram one(256), many(256);
+    for (const float v : x) {
+      if (std::isfinite(v)) one.add(v);
+    }
+    many.add(x);
+    CHECK(many.count() == one.count());
+    CHECK(many.zeros() == one.zeros());
+    CHECK(many.low() == one.low());
+    CHECK(many.high() == one.high());
+    const auto a = one.list(), b = many.list();
+    REQUIRE(a.size() == b.size());
+    bool same = true;
+    for (std::size_t i = 0; i < a.size(); ++i) {
+      same = same && a[i].low == b[i].low && a[i].high == b[i].high && a[i].count == b[i].count;
+    }
+    CHECK(same);
+  }
 }
 
 TEST_CASE("a histogram keeps its precision beside an outlier, whatever the order") {
