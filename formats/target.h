@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -68,6 +69,8 @@ struct Target {
   std::int64_t max_opset = 0, max_ir = 0;
   std::vector<std::string> domains;  // custom domains it runs
   std::vector<Ability> abilities;
+  /// Methods of assign_formats that make nothing faster or smaller here, with the reason: asking for one is an error.
+  std::vector<std::pair<std::string_view, std::string_view>> refused_methods;
   std::vector<KernelCost> costs;  // empty: nothing is known about speed
   Arithmetic arithmetic;
   /// The runtime quantizes float-weight Conv/Gemm between DQ and Q by itself (trap 2).

@@ -180,6 +180,7 @@ class AssignFormats final : public Pass {
   void options(Options& o) override { wish_.options(o); }
 
   void run(Graph& graph, PassContext& ctx) override {
+    refuse_methods(graph, ctx);
     // A first try tells what there is to choose from. Without what is slower other things may lose their use, hence
     // again, until nothing is left to drop.
     std::set<NodeId> too_slow;
@@ -200,6 +201,18 @@ class AssignFormats final : public Pass {
   }
 
  private:
+  void refuse_methods(Graph& graph, PassContext& ctx) const {
+    if (ctx.target.refused_methods.empty()) return;
+    const assign::Plan plan(graph, ctx, wish_);
+    for (const auto& [method, why] : ctx.target.refused_methods) {
+      for (const NodeId n : graph.nodes()) {
+        if (!plan.wants(n, method)) continue;
+        throw Error(Code::usage,
+                    "method " + std::string(method) + " is not for " + ctx.target.name + ": " + std::string(why));
+      }
+    }
+  }
+
   static void assign_all(assign::Plan& plan) {
     assign::assign_weight_only(plan);
     assign::assign_dynamic(plan);

@@ -121,7 +121,9 @@ class WeightOnlyRule {
     QTOOL_ENSURE(weight.data.rank() == 2 && given.grain.axis == k_axis, "blocks lie along the reduction axis");
     const Columns c = cut(resolved(given, weight.data), weight.data.shape(), k_axis);
     const bool int8_inside = l_.quant(n, 0) != nullptr;
-    if (!int8_inside && c.bits != 4) l_.costs(n, "without 8-bit activations inside, this width runs slower than float");
+    const bool could_be_inside = l_.target.arithmetic.weight_only_activation_bits != 0;
+    if (could_be_inside && !int8_inside && c.bits != 4)
+      l_.costs(n, "without 8-bit activations inside, this width runs slower than float");
 
     std::vector<ValueId> inputs{l_.input(n, 0), l_.constant(weight.name + "_packed", pack_blocks(c)),
                                 l_.constant(weight.name + "_scales", scales(c, {c.n, c.blocks}, compute_type(w)))};

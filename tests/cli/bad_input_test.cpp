@@ -218,6 +218,8 @@ TEST_CASE("recipes with mistakes") {
   refuses(head + "  - assign_formats\ndata: {image: {resise: 3}}\n", {"r.yaml:5:16: unknown key \"resise\""});
   refuses(head + "  - assign_formats\ngate: {kl: -1}\n", {"r.yaml:5:12: \"kl\" in \"gate\" must be"});
   refuses("version: 1\ntarget: ort-gpu\nsteps: [assign_formats]\n", {"unknown target \"ort-gpu\"", "\"ort-cpu\""});
+  refuses("version: 1\ntarget: ort-cuda\nsteps:\n  - assign_formats: {method: static}\n",
+          {"method static is not for ort-cuda", "fuses no int8 kernels", "use method weights"});
   refuses("version: 1\nsteps: [assign_formats]\n", {"names no target"});
   refuses(head + "  - assign_formats\nrules:\n  - where: {name: prodct}\n    keep: float\n",
           {"r.yaml:6:12", "no node named \"prodct\"", "did you mean \"product\"?"});

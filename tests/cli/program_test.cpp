@@ -54,6 +54,7 @@ TEST_CASE("lists print, and --json gives the same as JSON alone") {
                                                     {"passes", "calibrate_ranges"},
                                                     {"targets"},
                                                     {"targets", "ort-cpu"},
+                                                    {"targets", "ort-cuda"},
                                                     {"recipe", "list"},
                                                     {"recipe", "check", "int8_static"},
                                                     {"recipe", "show", "int8_static"},

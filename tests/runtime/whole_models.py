@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from tools import ROOT, INTEGER_KERNELS, expect, histogram, quantize, reading, run, sqnr_db
+from tools import ROOT, INTEGER_KERNELS, call, expect, histogram, quantize, reading, run, sqnr_db
 
 SAMPLES = ROOT / "samples"
 DATA = {"digits_cnn": "digits", "digits_transformer": "digits", "tiny_lstm": "arith"}
@@ -106,6 +106,17 @@ def check_reference_reading(suite):
                 expect(np.array_equal(wanted, again[output]), f"{output}: a float file has one reading")
                 near, far = sqnr_db(wanted, fine[output]), sqnr_db(wanted, coarse[output])
                 expect(np.isfinite(near) and near > far - 0.5, f"{output}: {near:.2f} dB with float activations, {far:.2f} dB with codes")
+
+
+def check_cuda_form(suite):
+    """Files for the CUDA provider use operators that the CPU provider has too: they load and mean the same there."""
+    with suite.case("digits_transformer, int4_weights for ort-cuda, run on the CPU") as folder:
+        source, data = SAMPLES / "models" / "digits_transformer.onnx", SAMPLES / "data" / "digits_eval.npz"
+        written = folder / "q.onnx"
+        call("quantize", source, "--recipe", "int4_weights", "--target", "ort-cuda", "-o", written, "--quiet")
+        with np.load(data) as all_feeds:
+            feeds = {k: v[:64] for k, v in all_feeds.items() if k != "labels"}
+        compare(folder, source, written, feeds, 16, {"MatMulNBits": 20}, set())
 
 
 def check_announced(suite):
