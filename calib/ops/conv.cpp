@@ -71,10 +71,10 @@ Convolution convolution_of(const Attrs& attrs, const Shape& image, const Shape& 
 template <class T>
 void convolve(Threads& threads, const Convolution& c, const T* x, const T* kernel, const T* bias, T* y) {
   if (c.batch == 0 || c.outputs == 0 || c.window.output_size() == 0) return;
-  if (c.inputs == 1 && c.groups > 1) return convolve_depthwise(threads, c, x, kernel, bias, y);
   if constexpr (std::is_same_v<T, float>) {
     if (convolves_directly(c)) return convolve_directly(threads, c, x, kernel, bias, y);
   }
+  if (c.inputs == 1 && c.groups > 1) return convolve_depthwise(threads, c, x, kernel, bias, y);
   convolve_by_columns(threads, c, x, kernel, bias, y);
 }
 

@@ -25,7 +25,7 @@ Convolution convolution_of(const Attrs& attrs, const Shape& image, const Shape& 
 template <class T>
 void convolve(Threads& threads, const Convolution& c, const T* x, const T* kernel, const T* bias, T* y);
 
-/// The same by way of a matrix of columns and a product with it; not for depthwise convolutions. What convolve() does
+/// The same by way of a matrix of columns and a product with it: slow for depthwise convolutions. What convolve() does
 /// where no faster way fits.
 template <class T>
 void convolve_by_columns(Threads& threads, const Convolution& c, const T* x, const T* kernel, const T* bias, T* y);

@@ -19,6 +19,8 @@ constexpr std::int64_t line_block = 128 * 1024;
 // Multiplications of a task: a convolution is cut so that several threads find work, by shape alone. Tasks of channels
 // lay the same image out again, so that they should not be many while they are small.
 constexpr std::int64_t small_task = 1 << 20, large_task = 1 << 23, most_small_tasks = 4, most_tasks = 32;
+// Multiplications that are worth a thread's attention.
+constexpr std::int64_t least_work = 1 << 17;
 // Fewer positions than this leave most lanes empty.
 constexpr std::int64_t fewest_positions = 8;
 
@@ -142,6 +144,11 @@ struct Plan {
   }
 
   std::int64_t tasks() const { return c.batch * c.groups * blocks * bands; }
+  /// Tasks at a time, where groups make many little ones.
+  std::int64_t grain() const {
+    const std::int64_t work = layout.band * c.window.output[2] * c.depth() * height;
+    return std::max<std::int64_t>(1, least_work / std::max<std::int64_t>(work, 1));
+  }
 };
 
 /// Memory that grows and is not cleared.
@@ -244,16 +251,19 @@ class Task {
   static constexpr std::int64_t slack = (widest_conv_tile + 1) * slide_lanes;
 
   /// Everything is written in ascending order, so that what is written too much is mended by what follows.
-  void lay_out(const float* image, float* to) const {
+  void lay_out(const float* image, float* to) {
     const Layout& l = p_.layout;
-    std::vector<PhaseLines> phases;
-    for (const std::int64_t row : l.rows.starts) {
-      for (const std::int64_t column : l.columns.starts) phases.emplace_back(l, w_, y0_, row, column);
+    if (y0_ != phases_of_) {
+      phases_.clear();
+      for (const std::int64_t row : l.rows.starts) {
+        for (const std::int64_t column : l.columns.starts) phases_.emplace_back(l, w_, y0_, row, column);
+      }
+      phases_of_ = y0_;
     }
     const float* const end = image + p_.c.inputs * w_.input_size();
     with_widest_vectors([&]() QTOOL_INLINE {
       for (std::int64_t channel = 0; channel < p_.c.inputs; ++channel, image += w_.input_size()) {
-        for (const PhaseLines& phase : phases) {
+        for (const PhaseLines& phase : phases_) {
           clear_wide(to, phase.above * l.pitch);
           to += phase.above * l.pitch;
           lay_lines(phase, image + phase.from, end, to);
@@ -341,6 +351,8 @@ class Task {
   const Window& w_;
   Scratch &lines_, &results_;
   std::int64_t image_ = 0, y0_ = 0, y1_ = 0;
+  std::vector<PhaseLines> phases_;
+  std::int64_t phases_of_ = -1;  // the band that they are of
 };
 
 }  // namespace
@@ -348,21 +360,20 @@ class Task {
 bool convolves_directly(const Convolution& c) {
   const Window& w = c.window;
   const bool flat = w.input[0] == 1 && w.output[0] == 1 && w.kernel[0] == 1 && w.pad_begin[0] == 0;
-  if (!flat || w.output_size() < fewest_positions || w.input_size() == 0) return false;
-  if (c.inputs == 0 || (c.inputs == 1 && c.groups > 1)) return false;
+  if (!flat || w.output_size() < fewest_positions || w.input_size() == 0 || c.inputs == 0) return false;
   if (conv_tiles(widest_available()).compute == nullptr) return false;
-  // Offsets are 32 bits wide; a padded image is not much larger than the image, but for absurd padding.
+  // Offsets are 32 bits wide. More than a block is laid out only where one line of outputs takes that much.
   const double largest = static_cast<double>(std::numeric_limits<std::int32_t>::max()) / 4;
-  const double rows = static_cast<double>(w.output[1] + w.kernel[1] * w.dilation[1]),
-               columns = static_cast<double>(w.output[2] + w.kernel[2] * w.dilation[2]);
-  return static_cast<double>(c.inputs) * rows * columns * static_cast<double>(w.kernel_size()) < largest &&
-         static_cast<double>(c.inputs) * static_cast<double>(w.input_size()) < largest;
+  const double inputs = static_cast<double>(c.inputs), reach = static_cast<double>(w.kernel[2] * w.dilation[2]);
+  const double line = inputs * static_cast<double>(w.kernel_size()) * (static_cast<double>(w.output[2]) + reach) *
+                      static_cast<double>(1 + w.kernel[1] * w.dilation[1] / w.stride[1]);
+  return line < largest && inputs * static_cast<double>(w.input_size()) < largest;
 }
 
 void convolve_directly(Threads& threads, const Convolution& c, const float* x, const float* kernel, const float* bias,
                        float* y, Vectors vectors) {
   const Plan plan(c, conv_tiles(vectors), x, kernel, bias, y);
-  threads.for_each(plan.tasks(), 1, [&](std::int64_t begin, std::int64_t end) {
+  threads.for_each(plan.tasks(), plan.grain(), [&](std::int64_t begin, std::int64_t end) {
     Scratch lines, results;
     Task task(plan, lines, results);
     for (std::int64_t i = begin; i < end; ++i) task.run(i);

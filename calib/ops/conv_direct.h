@@ -9,8 +9,8 @@
 
 namespace qtool {
 
-/// True when convolve_directly computes this one, and faster than by columns: one or two spatial axes, not depthwise,
-/// enough positions to fill vectors, and a processor with tiles.
+/// True when convolve_directly computes this one, and faster than by columns: one or two spatial axes, enough positions
+/// to fill vectors, and a processor with tiles.
 bool convolves_directly(const Convolution&);
 
 /// As convolve(). Requires: convolves_directly(c). The bits of an output depend on nothing but its inputs: not on the

@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include "calib/ops/operand.h"
 #include "calib/ops/slide.h"
@@ -47,6 +49,78 @@ constexpr T lowest() {
     return -std::numeric_limits<T>::infinity();
   } else {
     return std::numeric_limits<T>::lowest();
+  }
+}
+
+/// Takes sixteen elements from `from` on, `stride` apart, into `held`; some more are read between and behind them.
+template <class T, class Lanes>
+QTOOL_INLINE inline void take_strided(const T* from, std::int64_t stride, Lanes& held) {
+  Lanes value{}, next;
+  if (stride > 2) {
+    for (std::int64_t l = 0; l < slide_lanes; ++l) value[l] = from[l * stride];
+  } else {
+    std::memcpy(&value, from, sizeof value);
+  }
+  if (stride == 2) {
+    std::memcpy(&next, from + slide_lanes, sizeof next);
+    value = __builtin_shufflevector(value, next, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  }
+  TakeLarger::take(held, value, T(0));
+}
+
+/// Largest elements of the windows of a plane without depth: first down the lines, all of them, then along them.
+template <class T>
+QTOOL_INLINE inline void max_plane(const Window& w, const T* x, T* y, std::vector<T>& scratch) {
+  using Lanes = typename LanesOf<T>::type;
+  const std::int64_t stride = w.stride[2], width = w.output[2], columns = w.input[2];
+  // Blocks of sixteen outputs may read further than the last window reaches.
+  const std::int64_t pitch =
+      std::max((width + slide_lanes) * stride + (w.kernel[2] - 1) * w.dilation[2], w.pad_begin[2] + columns) +
+      slide_lanes;
+  scratch.resize(at(w.output[1] * pitch));
+  for (std::int64_t row = 0; row < w.output[1]; ++row) {
+    T* const line = scratch.data() + row * pitch;
+    T* const inside = line + w.pad_begin[2];
+    const std::int64_t top = row * w.stride[1] - w.pad_begin[1];
+    const auto larger = [&](std::int64_t i, auto&& held) QTOOL_INLINE {
+      for (std::int64_t k = 0, from = top; k < w.kernel[1]; ++k, from += w.dilation[1]) {
+        if (from < 0 || from >= w.input[1]) continue;
+        std::remove_reference_t<decltype(held)> value;
+        std::memcpy(&value, x + from * columns + i, sizeof value);
+        TakeLarger::take(held, value, T(0));
+      }
+      std::memcpy(inside + i, &held, sizeof held);
+    };
+    std::int64_t i = 0;
+    for (; i + slide_lanes <= columns; i += slide_lanes) larger(i, Lanes{} + lowest<T>());
+    if (i < columns && columns >= slide_lanes) {
+      larger(columns - slide_lanes, Lanes{} + lowest<T>());  // some once more
+    } else {
+      for (; i < columns; ++i) larger(i, lowest<T>());
+    }
+    std::fill(line, inside, lowest<T>());
+    std::fill(inside + columns, line + pitch, lowest<T>());
+  }
+  const auto along = [&](auto step) QTOOL_INLINE {
+    for (std::int64_t row = 0; row < w.output[1]; ++row, y += width) {
+      for (std::int64_t i = 0; i < width; i += slide_lanes) {
+        const T* from = scratch.data() + row * pitch + i * step;
+        Lanes held = Lanes{} + lowest<T>();
+        for (std::int64_t k = 0; k < w.kernel[2]; ++k) take_strided(from + k * w.dilation[2], step, held);
+        if (i + slide_lanes <= width) {
+          std::memcpy(y + i, &held, sizeof held);
+        } else {
+          for (std::int64_t l = 0; l < width - i; ++l) y[i + l] = held[l];
+        }
+      }
+    }
+  };
+  if (stride == 1) {
+    along(std::integral_constant<std::int64_t, 1>());
+  } else if (stride == 2) {
+    along(std::integral_constant<std::int64_t, 2>());
+  } else {
+    along(stride);
   }
 }
 
@@ -201,7 +275,13 @@ void max_pool(const OpContext& ctx, const Tensor& image, const Window& w, Tensor
       std::vector<T> scratch;
       with_widest_vectors([&]() QTOOL_INLINE {
         for (std::int64_t p = begin; p < end; ++p) {
-          Slide<TakeLarger, T>(w, x + p * w.input_size(), nullptr, lowest<T>(), out + p * w.output_size()).run(scratch);
+          const T* from = x + p * w.input_size();
+          T* to = out + p * w.output_size();
+          if (w.input[0] == 1 && w.output[0] == 1 && w.kernel[0] == 1) {
+            max_plane(w, from, to, scratch);
+          } else {
+            Slide<TakeLarger, T>(w, from, nullptr, lowest<T>(), to).run(scratch);
+          }
         }
       });
     });

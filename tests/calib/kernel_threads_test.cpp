@@ -3,6 +3,7 @@
 // the definition where that is short to write down.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 #include <vector>
@@ -141,6 +142,43 @@ TEST_CASE("pools and resizes: same bytes on any number of threads") {
   Attrs resize;
   resize.set("mode", std::string("linear"));
   same_on_any_threads("Resize", {x, Tensor(DType::f32, {0}), Tensor::of<float>({4}, {1, 1, 2, 1.7F})}, resize);
+}
+
+TEST_CASE("max pools: the largest of every window, for shapes around the width of vectors") {
+  for (const std::int64_t size : {3, 7, 15, 16, 17, 33, 40}) {
+    for (const std::int64_t kernel : {2, 3, 5}) {
+      for (const std::int64_t stride : {1, 2, 3}) {
+        for (const std::int64_t dilation : {1, 2}) {
+          if ((kernel - 1) * dilation >= size + 1) continue;
+          const Tensor x = random_tensor({1, 2, size, size + 1}, "x");
+          Attrs attrs;
+          attrs.set("kernel_shape", Ints{kernel, kernel});
+          attrs.set("strides", Ints{stride, stride});
+          attrs.set("dilations", Ints{dilation, dilation});
+          attrs.set("pads", Ints{1, 1, 0, 1});
+          const Tensor y = run_node("MaxPool", {x}, attrs, 1, 1)[0];
+          const std::int64_t rows = y.shape()[2], columns = y.shape()[3];
+          bool right = true;
+          for (std::int64_t i = 0; i < y.count(); ++i) {
+            float top = -INFINITY;
+            for (std::int64_t k = 0; k < kernel * kernel; ++k) {
+              const std::int64_t iy = i / columns % rows * stride + k / kernel * dilation - 1,
+                                 ix = i % columns * stride + k % kernel * dilation - 1;
+              if (iy < 0 || iy >= size || ix < 0 || ix > size) continue;
+              const std::int64_t plane = i / (rows * columns) * size * (size + 1);
+              top = std::max(top, x.read<float>()[static_cast<std::size_t>(plane + iy * (size + 1) + ix)]);
+            }
+            right = right && y.read<float>()[static_cast<std::size_t>(i)] == top;
+          }
+          CAPTURE(size);
+          CAPTURE(kernel);
+          CAPTURE(stride);
+          CAPTURE(dilation);
+          CHECK(right);
+        }
+      }
+    }
+  }
 }
 
 }  // namespace qtool
