@@ -13,7 +13,7 @@ namespace qtool {
 /// call before anything else; a library leaves the process as it finds it.
 inline void keep_freed_memory() {
 #if defined(__GLIBC__)
-  mallopt(M_MMAP_THRESHOLD, 32 << 20);  // the most that glibc takes; larger blocks are mapped and given back
+  mallopt(M_MMAP_MAX, 0);  // a block with a mapping of its own would be fetched anew each time
   mallopt(M_TRIM_THRESHOLD, 1 << 30);
 #endif
 }
