@@ -276,6 +276,7 @@ Tensor Executor::Plan::fetch(const Operand& o, Slots& slots) const {
 std::vector<Tensor> Executor::Plan::run_step(const PlanStep& step, Slots& slots, std::span<const Slot> dying,
                                              Record* record) const {
   std::vector<Tensor> inputs, results(step.node->outputs.size());
+  inputs.reserve(step.inputs.size());
   for (const Operand& o : step.inputs) inputs.push_back(fetch(o, slots));
   std::function<std::vector<Tensor>(const Graph&, std::vector<Tensor>)> run_body;
   std::vector<Tensor> outer;

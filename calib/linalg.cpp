@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "calib/linalg_openblas.h"
+#include "calib/ops/widest.h"
 #include "formats/base/error.h"
 
 namespace qtool {
@@ -69,11 +70,13 @@ void multiply_plain(const Problem<T>& p) {
         row[j] += p.alpha * sum;
       }
     } else {
-      for (std::int64_t l = 0; l < p.k; ++l) {
-        const T x = p.alpha * p.a[p.transpose_a ? l * p.lda + i : i * p.lda + l];
-        const T* b = p.b + l * p.ldb;
-        for (std::int64_t j = 0; j < p.n; ++j) row[j] += x * b[j];
-      }
+      with_widest_vectors([&]() QTOOL_INLINE {
+        for (std::int64_t l = 0; l < p.k; ++l) {
+          const T x = p.alpha * p.a[p.transpose_a ? l * p.lda + i : i * p.lda + l];
+          const T* b = p.b + l * p.ldb;
+          for (std::int64_t j = 0; j < p.n; ++j) row[j] += x * b[j];
+        }
+      });
     }
   }
 }

@@ -154,8 +154,28 @@ void choose(const OpContext& ctx, const Shape& shape, const E* x, const E* y, E*
                            broadcast_strides(ctx.in(2).shape(), shape)});
   const bool* c = ctx.in(0).read<bool>().data();
   for_runs(ctx.threads, w, [&](std::int64_t at, const auto& starts, const auto& steps, std::int64_t n) {
+    const bool* const from_c = c + starts[0];
+    const E *const from_x = x + starts[1], *const from_y = y + starts[2];
+    E* const to = out + at;
+    if (steps[0] == 1 && steps[1] <= 1 && steps[2] <= 1) {  // neighbours or one for all
+      with_widest_vectors([&]() QTOOL_INLINE {
+        if (steps[1] == 1 && steps[2] == 1) {
+          for (std::int64_t i = 0; i < n; ++i) to[i] = from_c[i] ? from_x[i] : from_y[i];
+        } else if (steps[1] == 1) {
+          const E other = *from_y;
+          for (std::int64_t i = 0; i < n; ++i) to[i] = from_c[i] ? from_x[i] : other;
+        } else if (steps[2] == 1) {
+          const E one = *from_x;
+          for (std::int64_t i = 0; i < n; ++i) to[i] = from_c[i] ? one : from_y[i];
+        } else {
+          const E one = *from_x, other = *from_y;
+          for (std::int64_t i = 0; i < n; ++i) to[i] = from_c[i] ? one : other;
+        }
+      });
+      return;
+    }
     for (std::int64_t i = 0; i < n; ++i) {
-      out[at + i] = c[starts[0] + i * steps[0]] ? x[starts[1] + i * steps[1]] : y[starts[2] + i * steps[2]];
+      to[i] = from_c[i * steps[0]] ? from_x[i * steps[1]] : from_y[i * steps[2]];
     }
   });
 }
@@ -169,7 +189,7 @@ void forward_where(const OpContext& ctx) {
     choose(ctx, shape, x.read_strings().data(), y.read_strings().data(), result.data());
     return ctx.out(0, Tensor::strings(shape, std::move(result)));
   }
-  Tensor result(x.dtype(), shape);
+  Tensor result = Tensor::unset(x.dtype(), shape);
   const auto run = [&](auto type) {
     using E = decltype(type);
     choose(ctx, shape, reinterpret_cast<const E*>(x.bytes().data()), reinterpret_cast<const E*>(y.bytes().data()),

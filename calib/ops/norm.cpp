@@ -45,17 +45,24 @@ void normalize(Threads& threads, const Layout& s, const T* x, const T* scale, co
     if (inverses != nullptr) inverses[row] = static_cast<float>(m.inverse);
     const std::int64_t base = row % s.cycle * s.step;
     if (s.inner == 1) {
-      for (std::int64_t i = 0; i < s.n; ++i) {
-        const T v = (in[i] - mean) * inverse * scale[base + i];
-        out[i] = bias != nullptr ? v + bias[base + i] : v;
-      }
+      with_widest_vectors([&]() QTOOL_INLINE {
+        const T *const factor = scale + base, *const shift = bias == nullptr ? nullptr : bias + base;
+        for (std::int64_t i = 0; i < s.n; ++i) {
+          const T v = (in[i] - mean) * inverse * factor[i];
+          out[i] = shift != nullptr ? v + shift[i] : v;
+        }
+      });
       return;
     }
-    for (std::int64_t i = 0; i < s.n; ++i) {
-      const std::int64_t k = base + i / s.inner;
-      const T v = (in[i] - mean) * inverse * scale[k];
-      out[i] = bias != nullptr ? v + bias[k] : v;
-    }
+    with_widest_vectors([&]() QTOOL_INLINE {
+      for (std::int64_t k = base, i = 0; i < s.n; ++k) {
+        const T factor = scale[k], shift = bias != nullptr ? bias[k] : T(0);
+        for (const std::int64_t end = std::min(i + s.inner, s.n); i < end; ++i) {
+          const T v = (in[i] - mean) * inverse * factor;
+          out[i] = bias != nullptr ? v + shift : v;
+        }
+      }
+    });
   });
 }
 
@@ -265,7 +272,9 @@ void forward_batch(const OpContext& ctx) {
   float* out = y.write<float>().data();
   for_rows(ctx.threads, x.shape()[0] * channels, positions, [&](std::int64_t row) {
     const float a = affine.a[at(row % channels)], b = affine.b[at(row % channels)];
-    for (std::int64_t i = row * positions; i < (row + 1) * positions; ++i) out[i] = in[i] * a + b;
+    with_widest_vectors([&]() QTOOL_INLINE {
+      for (std::int64_t i = row * positions; i < (row + 1) * positions; ++i) out[i] = in[i] * a + b;
+    });
   });
   ctx.out(0, dtype == DType::f32 ? std::move(y) : from_f32(y, dtype));
 }

@@ -17,15 +17,21 @@ void combine(Threads& threads, const Shape& shape, const T* a, const Shape& a_sh
   for_runs(threads, w, [&](std::int64_t at, const auto& starts, const auto& steps, std::int64_t n) {
     const T *x = a + starts[0], *y = b + starts[1];
     R* to = out + at;
-    if (steps[0] == 1 && steps[1] == 1) {
-      for (std::int64_t i = 0; i < n; ++i) to[i] = f(x[i], y[i]);
-    } else if (steps[0] == 1 && steps[1] == 0) {
-      for (std::int64_t i = 0, e = n; i < e; ++i) to[i] = f(x[i], *y);
-    } else if (steps[0] == 0 && steps[1] == 1) {
-      for (std::int64_t i = 0; i < n; ++i) to[i] = f(*x, y[i]);
-    } else {
-      for (std::int64_t i = 0; i < n; ++i) to[i] = f(x[i * steps[0]], y[i * steps[1]]);
-    }
+    with_widest_vectors([&]() QTOOL_INLINE {
+      const auto own = f;
+      const std::int64_t x_step = steps[0], y_step = steps[1];
+      if (x_step == 1 && y_step == 1) {
+        fill_by(to, n, [&](std::int64_t i) QTOOL_INLINE { return own(x[i], y[i]); });
+      } else if (x_step == 1 && y_step == 0) {
+        const T other = *y;
+        fill_by(to, n, [&](std::int64_t i) QTOOL_INLINE { return own(x[i], other); });
+      } else if (x_step == 0 && y_step == 1) {
+        const T one = *x;
+        fill_by(to, n, [&](std::int64_t i) QTOOL_INLINE { return own(one, y[i]); });
+      } else {
+        for (std::int64_t i = 0; i < n; ++i) to[i] = own(x[i * x_step], y[i * y_step]);
+      }
+    });
   });
 }
 
@@ -40,7 +46,7 @@ Tensor combined(const OpContext& ctx, const Tensor& a, const Tensor& b, bool reu
   for (std::size_t i = 0; i < 2 && reusable && out.empty(); ++i) {
     if (ctx.in(i).sole_owner() && ctx.in(i).shape() == shape) out = ctx.reuse(i, a.dtype(), shape);
   }
-  if (out.empty()) out = Tensor(a.dtype(), shape);
+  if (out.empty()) out = Tensor::unset(a.dtype(), shape);
   combine(ctx.threads, shape, x, a_shape, y, b_shape, out.write<T>().data(), f);
   return out;
 }

@@ -156,15 +156,22 @@ void for_runs(Threads& threads, const Walk<N>& w, F&& f) {
                    [&](std::int64_t begin, std::int64_t end) { for_runs(w, begin, end, f); });
 }
 
+/// to[i] = f(i) for i < n, where f reads element i of operands that may be `to` itself. For use inside
+/// with_widest_vectors().
+template <class R, class F>
+QTOOL_INLINE inline void fill_by(R* to, std::int64_t n, const F& f) {
+  QTOOL_INDEPENDENT
+  for (std::int64_t i = 0; i < n; ++i) to[i] = f(i);
+}
+
 /// out[i] = f(in[i]) over equally long spans, in parallel.
 template <class R, class T, class F>
 void map(Threads& threads, const T* in, R* out, std::int64_t n, F&& f) {
   const auto part = [&](std::int64_t begin, std::int64_t end) {
     with_widest_vectors([&]() QTOOL_INLINE {
       const auto own = f;  // a copy that no store to `out` can change
-      const T* from = in;
-      R* to = out;
-      for (std::int64_t i = begin; i < end; ++i) to[i] = own(from[i]);
+      const T* from = in + begin;
+      fill_by(out + begin, end - begin, [&](std::int64_t i) QTOOL_INLINE { return static_cast<R>(own(from[i])); });
     });
   };
   if (n <= elements_per_chunk) return part(0, n);

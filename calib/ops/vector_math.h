@@ -12,10 +12,10 @@
 
 namespace qtool::vector_math {
 
-/// e^x; 0 below -87.3, the largest finite values near 88.7, infinity above; NaN stays. Cody-Waite reduction by ln 2 and
+/// e^x; 0 below -87, the largest finite values near 88.7, infinity above; NaN stays. Cody-Waite reduction by ln 2 and
 /// the degree-6 polynomial of Cephes expf (S. Moshier).
 QTOOL_INLINE inline float exp(float x) {
-  const float clamped = x < -87.33654F ? -87.33654F : (x > 88.72283F ? 88.72283F : x);
+  const float clamped = x < -87.3F ? -87.3F : (x > 89.0F ? 89.0F : x);
   constexpr float round_bias = 12582912.0F;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
   const float shifted = clamped * 1.44269504F + round_bias;
   const float n = shifted - round_bias;
@@ -27,14 +27,9 @@ QTOOL_INLINE inline float exp(float x) {
   p = p * r + 1.6666665459e-1F;
   p = p * r + 5.0000001201e-1F;
   p = p * (r * r) + r + 1.0F;
-  // 2^n in two halves, since n = 128 has no exponent of its own.
-  const auto exponent = static_cast<std::int32_t>(n);
-  const std::int32_t half = exponent >> 1;
-  const float a = std::bit_cast<float>((half + 127) << 23), b = std::bit_cast<float>((exponent - half + 127) << 23);
-  const float value = p * a * b;
-  const float low = x < -87.33654F ? 0.0F : value;
-  const float high = x > 88.72283F ? std::bit_cast<float>(0x7f800000) : low;
-  return x != x ? x : high;
+  // 2^(n-1) from the low bits, then twice that: n = 128 has no exponent of its own, and n = -126 gives 0.
+  const float scale = std::bit_cast<float>((std::bit_cast<std::uint32_t>(shifted) << 23) + (126U << 23));
+  return p * scale * 2.0F;
 }
 
 /// 1 / (1 + e^-x).
