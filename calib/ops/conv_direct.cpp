@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <limits>
 #include <memory>
 #include <vector>
 
@@ -23,6 +22,9 @@ constexpr std::int64_t small_task = 1 << 20, large_task = 1 << 23, most_small_ta
 constexpr std::int64_t least_work = 1 << 17;
 // Fewer positions than this leave most lanes empty.
 constexpr std::int64_t fewest_positions = 8;
+// Along one axis; more are rare, and finding their phases takes the square of them.
+constexpr std::int64_t most_taps = 1024;
+constexpr double most_offset = 1 << 29;
 
 std::int64_t pieces(std::int64_t n, std::int64_t each) { return (n + each - 1) / each; }
 
@@ -362,12 +364,16 @@ bool convolves_directly(const Convolution& c) {
   const bool flat = w.input[0] == 1 && w.output[0] == 1 && w.kernel[0] == 1 && w.pad_begin[0] == 0;
   if (!flat || w.output_size() < fewest_positions || w.input_size() == 0 || c.inputs == 0) return false;
   if (conv_tiles(widest_available()).compute == nullptr) return false;
-  // Offsets are 32 bits wide. More than a block is laid out only where one line of outputs takes that much.
-  const double largest = static_cast<double>(std::numeric_limits<std::int32_t>::max()) / 4;
-  const double inputs = static_cast<double>(c.inputs), reach = static_cast<double>(w.kernel[2] * w.dilation[2]);
-  const double line = inputs * static_cast<double>(w.kernel_size()) * (static_cast<double>(w.output[2]) + reach) *
-                      static_cast<double>(1 + w.kernel[1] * w.dilation[1] / w.stride[1]);
-  return line < largest && inputs * static_cast<double>(w.input_size()) < largest;
+  // Attributes are anybody's: a line of outputs must not take far more to lay out than the images themselves, and
+  // offsets are 32 bits wide.
+  if (std::max(w.kernel[1], w.kernel[2]) > most_taps) return false;
+  Layout line = layout_of(c, conv_tiles(widest_available()).lanes);
+  line.set_band(1);
+  const auto wide = [](std::int64_t n) { return static_cast<double>(n); };
+  const double image = wide(c.inputs) * wide(w.input_size()), result = wide(c.outputs) * wide(w.output_size());
+  const double laid_out =
+      wide(c.inputs) * wide(line.rows.count() * line.columns.count()) * wide(line.lines) * wide(line.pitch);
+  return std::max(image, laid_out) < most_offset && laid_out <= wide(line_block) + 8 * (image + result);
 }
 
 void convolve_directly(Threads& threads, const Convolution& c, const float* x, const float* kernel, const float* bias,

@@ -165,4 +165,19 @@ TEST_CASE("direct convolution: large enough for many tasks, cut by bands and by 
   }
 }
 
+TEST_CASE("direct convolution: attributes that would lay out far more than the image are left to columns") {
+  const auto fits = [](Ints kernel, Ints stride, Ints dilation, Ints pads, Shape image) {
+    Attrs attrs;
+    attrs.set("strides", stride);
+    attrs.set("dilations", dilation);
+    attrs.set("pads", pads);
+    return convolves_directly(convolution_of(attrs, image, {1, image[1], kernel[0], kernel[1]}));
+  };
+  const bool tiles = widest_available() >= Vectors::avx2;
+  CHECK(fits({3, 3}, {1, 1}, {1, 1}, {1, 1, 1, 1}, {1, 16, 32, 32}) == tiles);
+  CHECK(fits({1, 9}, {1, 4}, {1, 1}, {0, 4, 0, 4}, {1, 1, 1, 16000}) == tiles);
+  CHECK_FALSE(fits({2, 2}, {1, 1}, {1 << 20, 1 << 20}, {1 << 20, 1 << 20, 1, 1}, {1, 64, 5, 5}));
+  CHECK_FALSE(fits({1, 5000}, {1, 5000}, {1, 1}, {0, 0, 0, 0}, {1, 1, 1, 50000}));
+}
+
 }  // namespace qtool
