@@ -13,7 +13,7 @@ std::optional<Graph> bound_to_one_sample(const Graph& graph, const Dataset* data
     const auto fed = feeds.find(v);
     for (std::size_t axis = 0; axis < type.shape.size(); ++axis) {
       if (type.shape[axis] > 0) continue;
-      const bool measured = fed != feeds.end() && fed->second.rank() == type.shape.size();
+      const bool measured = fed != feeds.end() && fed->second.shape().size() == type.shape.size();
       if (axis > 0 && !measured) return std::nullopt;
       type.shape[axis] = axis > 0 ? fed->second.shape()[axis] : 1;
     }

@@ -62,6 +62,7 @@ void hold_to(const BoundStep& step, const Graph& before, const Graph& after, con
     journal.warn(step.def->name, "its effect on the outputs was not checked, since the model did not run: " + why);
     return;
   }
+  probe.require_runs(before);
   std::string difference;
   try {
     difference = probe.difference(before, after);

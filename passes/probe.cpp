@@ -189,6 +189,16 @@ const Probe::Outputs& Probe::outputs_of(const Graph& graph) {
   return last_outputs_;
 }
 
+void Probe::require_runs(const Graph& before) {
+  try {
+    outputs_of(before);
+  } catch (const Error& e) {
+    if (e.code() == Code::interrupted) throw;
+    throw Error(Code::calibration, std::string("the model does not run on the calibration data: ") + e.what(),
+                "give data of the extents that the model was made for");
+  }
+}
+
 std::string Probe::difference(const Graph& before, const Graph& after) {
   const Outputs x = outputs_of(before), y = outputs_of(after);
   const double tolerance = equivalence_tolerance(before);

@@ -33,6 +33,9 @@ class Probe {
   /// the last place. Error from the executor when `after` cannot run though `before` does.
   std::string difference(const Graph& before, const Graph& after);
 
+  /// Error(Code::calibration) when `before` does not run on the calibration data: the data's fault, not that of a pass.
+  void require_runs(const Graph& before);
+
   /// Why nothing can be probed (the graph does not run on made-up data); empty when it can. Fixed for the life of the
   /// probe by the first graph.
   const std::string& unable(const Graph& graph);

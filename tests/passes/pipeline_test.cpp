@@ -233,3 +233,19 @@ TEST_CASE("pipeline: every pass in the list has a name, a summary and a maker") 
   }
   CHECK(find_pass("no such pass") == nullptr);
 }
+
+TEST_CASE("pipeline: data on which the model never ran are the data's fault, not that of a pass") {
+  const std::string text = "g (float[N] x) => (float[3] y) < float[3] k = {1.0, 2.0, 3.0} > { y = Add (x, k) }";
+  const Graph g = graph_of(text);
+  auto data = std::make_shared<FixedData>(std::vector<Feeds>{{{g.inputs[0], Tensor(DType::f32, {2})}}});
+  const auto ran = run(
+      Effect::equivalent,
+      [](Graph& graph, PassContext&) {
+        for (const ValueId v : graph.values()) {
+          if (graph.is_constant(v)) graph[v].data.write<float>()[0] = 5;
+        }
+      },
+      text, data);
+  CHECK(ran->error.find("the model does not run on the calibration data") != std::string::npos);
+  CHECK(ran->error.find("bug") == std::string::npos);
+}
