@@ -3,11 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <type_traits>
 
 #include "calib/ops/rows.h"
-#include "calib/ops/vector_math.h"
-#include "calib/ops/widest.h"
+#include "calib/ops/softmax.h"
 
 namespace qtool::op {
 namespace {
@@ -34,39 +32,7 @@ Layout layout_of(const Context& ctx, const Shape& shape) {
 struct SoftmaxOf {
   template <class T>
   static void f(const T* x, T* y, std::int64_t n, std::int64_t step) {
-    T top = -std::numeric_limits<T>::infinity();
-    if constexpr (std::is_same_v<T, float>) {
-      if (step == 1) return neighbours(x, y, n);
-    }
-    for (std::int64_t i = 0; i < n; ++i) top = std::max(top, x[i * step]);
-    for (std::int64_t i = 0; i < n; ++i) {
-      if constexpr (std::is_same_v<T, float>) {
-        y[i * step] = vector_math::exp(x[i * step] - top);
-      } else {
-        y[i * step] = std::exp(x[i * step] - top);
-      }
-    }
-    double sum = 0;
-    for (std::int64_t i = 0; i < n; ++i) sum += static_cast<double>(y[i * step]);
-    const T scale = static_cast<T>(1 / sum);
-    for (std::int64_t i = 0; i < n; ++i) y[i * step] *= scale;
-  }
-  /// A row that lies in one piece.
-  static void neighbours(const float* x, float* y, std::int64_t n) {
-    with_widest_vectors([&]() QTOOL_INLINE {
-      constexpr std::int64_t lanes = 16;
-      float tops[lanes];
-      std::fill(tops, tops + lanes, -std::numeric_limits<float>::infinity());
-      std::int64_t i = 0;
-      for (; i + lanes <= n; i += lanes) {
-        for (std::int64_t k = 0; k < lanes; ++k) tops[k] = x[i + k] > tops[k] ? x[i + k] : tops[k];
-      }
-      float top = *std::max_element(tops, tops + lanes);
-      for (; i < n; ++i) top = std::max(top, x[i]);
-      for (i = 0; i < n; ++i) y[i] = vector_math::exp(x[i] - top);
-      const auto scale = static_cast<float>(1 / row_sum(y, n));
-      for (i = 0; i < n; ++i) y[i] *= scale;
-    });
+    softmax_row(x, y, n, step);
   }
   /// dx = y (g - sum(g y))
   static void b(const float* y, const float* g, float* dx, std::int64_t n, std::int64_t step) {
