@@ -53,6 +53,7 @@ class Cases:
         options = ort.SessionOptions()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 3
+        options.intra_op_num_threads = 1  # with more, DynamicQuantizeLSTM quantizes the states of each thread apart
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         for name, value in zip(self.outputs, session.run(self.outputs, {})):
             model.graph.initializer.append(tensor(value, name + ".expected"))
@@ -294,5 +295,141 @@ def recurrent():
     c.write()
 
 
-for make in (products, qlinear, weight_only, fused, images, recurrent):
+def angles(c, positions, half):
+    """cos and sin tables of rotary embeddings."""
+    turn = np.outer(np.arange(positions), 10000.0 ** (-np.arange(half) / half))
+    return np.cos(turn).astype(f32), np.sin(turn).astype(f32)
+
+
+def attention():
+    """MultiHeadAttention, QAttention, RotaryEmbedding, GroupQueryAttention of com.microsoft."""
+    c = Cases("attention", 23)
+    common = dict(domain=MS, tolerance=1e-5)
+    q, k, v, bias = c.normal(2, 3, 8), c.normal(2, 5, 8), c.normal(2, 5, 12), c.normal(28)
+    heads = dict(num_heads=2, **common)
+    c.add("MultiHeadAttention", [q, k, v], **heads)
+    c.add("MultiHeadAttention", [q, k, v, bias], scale=0.3, **heads)
+    c.add("MultiHeadAttention", [q, k, v, None, np.int32([4, 2])], mask_filter_value=-1000.0, **heads)
+    c.add("MultiHeadAttention", [q, k, v, None, np.int32([[1, 1, 0, 1, 1], [1, 0, 1, 1, 0]])], **heads)
+    c.add("MultiHeadAttention", [q, k, v, None, (c.rng.random((2, 3, 5)) > 0.3).astype(np.int32)], **heads)
+    c.add("MultiHeadAttention", [q, k, v, None, None, c.normal(1, 2, 3, 5)], **heads)
+    c.add("MultiHeadAttention", [q, q, q[:, ::-1], c.normal(24)], 3, unidirectional=1, **heads)
+    past = [c.normal(2, 2, 4, 4), c.normal(2, 2, 4, 4)]
+    c.add("MultiHeadAttention", [q, q, q[:, ::-1], c.normal(24), None, c.normal(2, 1, 3, 7), *past], 3,
+          unidirectional=1, **heads)
+    c.add("MultiHeadAttention", [q, c.normal(2, 2, 6, 4), c.normal(2, 2, 6, 4), c.normal(24)], **heads)
+
+    x = c.normal(2, 3, 8)
+    for kind in (np.uint8, np.int8):
+        w, scales = c.codes(kind, 8, 24), c.scales(24)
+        codes = c.codes(np.uint8, 2, 3, 8)
+        zero = np.uint8(120)
+        c.add("QAttention", [codes, w, c.normal(24), f32(0.02), f32(0.01), None, zero, kind(3)], num_heads=2, **common)
+        c.add("QAttention", [codes, w, c.normal(24), f32(0.02), scales, np.int32([2, 3]), zero, np.zeros(24, kind)],
+              num_heads=2, unidirectional=1, **common)
+    c.add("QAttention", [codes, w, c.normal(24), f32(0.02), f32(0.01), np.int32([[1, 0, 1, 1, 1], [1, 1, 1, 0, 1]]), zero,
+                         kind(3), c.normal(2, 2, 2, 2, 4)], 2, num_heads=2, **common)
+
+    cos, sin = angles(c, 16, 4)
+    x3, x4, ids = c.normal(2, 3, 24), c.normal(2, 3, 5, 8), np.int64([[2, 3, 4], [7, 0, 1]])
+    for interleaved in (0, 1):
+        c.add("RotaryEmbedding", [x3, ids, cos, sin], interleaved=interleaved, **common)
+        c.add("RotaryEmbedding", [x4, np.int64([3]), cos, sin], interleaved=interleaved, **common)
+        c.add("RotaryEmbedding", [c.normal(2, 3, 32), ids, cos, sin], interleaved=interleaved, num_heads=2,
+              rotary_embedding_dim=8, **common)
+
+    batch, n, g, width = 2, 4, 2, 16
+    cos, sin = angles(c, 32, width // 2)
+    gqa = dict(num_heads=n, kv_num_heads=g, **common)
+
+    def step(rows, past, batch=batch):
+        """query, key, value, past key, past value, seqlens_k, total_sequence_length"""
+        cache = [c.normal(batch, g, past, width) for _ in range(2)] if past else [None, None]
+        return [c.normal(batch, rows, n * width), c.normal(batch, rows, g * width), c.normal(batch, rows, g * width), *cache,
+                np.full(batch, past + rows - 1, np.int32), np.int32(past + rows)]
+
+    for rows, past, size in ((6, 0, 2), (1, 5, 2), (3, 4, 1)):
+        parts = step(rows, past, size)
+        c.add("GroupQueryAttention", parts, 3, **gqa)
+        c.add("GroupQueryAttention", parts + [cos, sin], 3, do_rotary=1, **gqa)
+        c.add("GroupQueryAttention", parts + [cos, sin], 3, do_rotary=1, rotary_interleaved=1, **gqa)
+        c.add("GroupQueryAttention", parts, 3, local_window_size=2, **gqa)
+        c.add("GroupQueryAttention", parts, 3, softcap=1.5, scale=0.4, **gqa)
+        c.add("GroupQueryAttention", parts, 3, smooth_softmax=1, **gqa)
+        c.add("GroupQueryAttention", parts + [None] * 3 + [c.normal(size, 1, rows, past + rows)], 3, **gqa)
+        c.add("GroupQueryAttention", parts + [None] * 4 + [c.normal(n)], 3, local_window_size=3, **gqa)
+        places = np.tile(np.arange(past, past + rows), (size, 1)).astype(np.int64)
+        c.add("GroupQueryAttention", parts + [cos, sin, places], 3, do_rotary=1, **gqa)
+        packed = [np.concatenate(parts[:3], 2), None, None] + parts[3:]
+        c.add("GroupQueryAttention", packed + [cos, sin], 3, do_rotary=1, **gqa)
+    ragged = step(1, 5)
+    ragged[5] = np.int32([5, 3])  # two samples of different length in one cache
+    c.add("GroupQueryAttention", ragged + [cos, sin], 3, do_rotary=1, **gqa)
+    c.write()
+
+
+def extras():
+    """What else of com.microsoft, and of ai.onnx without conformance cases, the runtime computes."""
+    c = Cases("extras", 21)
+    ms = dict(domain=MS, tolerance=1e-5)
+    a, b = c.normal(3, 5), c.normal(4, 5)
+    for metric in ("euclidean", "sqeuclidean"):
+        c.add("CDist", [a, b], metric=metric, **ms)
+    c.add("Inverse", [c.normal(2, 4, 4)], domain=MS, tolerance=1e-4)
+    c.add("ExpandDims", [a, np.int32(1)], domain=MS)
+    c.add("GatherND", [a, np.int64([[2, 1], [0, 3]])], domain=MS)
+    c.add("GridSample", [c.normal(1, 2, 4, 5), c.rng.uniform(-1.1, 1.1, (1, 3, 3, 2)).astype(f32)], mode="bilinear", **ms)
+    c.add("Pad", [a, np.int64([[1, 0, 0, 2]]), f32([3])], domain=MS)
+    c.add("Range", [np.int64(2), np.int64(9), np.int64(3)], domain=MS)
+    c.add("Range", [f32(2), f32(6)], domain=MS)
+    c.add("Trilu", [a, np.int64(1)], upper=0, domain=MS)
+    c.add("TransposeMatMul", [a, b], transB=1, alpha=0.5, **ms)
+    for activation, parameters in (("Relu", []), ("Tanh", []), ("Sigmoid", []), ("LeakyRelu", [0.2]), ("Clip", [-0.3, 0.4]),
+                                   ("HardSigmoid", [0.3, 0.6])):
+        some = dict(activation_params=parameters) if parameters else {}
+        c.add("FusedConv", [c.normal(1, 2, 5, 5), c.normal(3, 2, 3, 3), c.normal(3)], activation=activation, **some, **ms)
+        named = dict(zip(("activation_alpha", "activation_beta"), parameters))
+        if activation != "Clip":
+            c.add("FusedGemm", [a, b, c.normal(4)], transB=1, activation=activation, **named, **ms)
+    c.add("FusedConv", [c.normal(1, 2, 5, 5), c.normal(3, 2, 3, 3), c.normal(3), c.normal(1, 3, 3, 3)], activation="Relu", **ms)
+    for kind in (0, 1):
+        codes, scales = c.codes(np.uint8, 5 * 32 // 2), c.scales(5 * 32 // 16)
+        c.add("MatMulBnb4", [c.normal(3, 32), codes, scales], K=32, N=5, block_size=16, quant_type=kind, **ms)
+    tables = [c.codes(np.uint8, n, 8) for n in (6, 4, 2)] + [c.codes(np.uint8, 8) for _ in range(2)]
+    scales, zeros = [f32(s) for s in (0.02, 0.03, 0.01, 0.02, 0.05)], [np.uint8(z) for z in (120, 128, 100, 7, 130)]
+    c.add("QEmbedLayerNormalization", [np.int32([[1, 5, 2], [0, 3, 3]]), np.int32([[0, 0, 1], [1, 0, 1]]), *tables,
+                                       np.int32([[1, 1, 0], [1, 0, 0]]), *scales, *zeros], 2, **ms)
+    steps, batch, inputs, hidden = 4, 3, 5, 4
+    for kind in (np.uint8, np.int8):
+        for direction, d in (("forward", 1), ("bidirectional", 2)):
+            for per in ((d,), (d, 4 * hidden)):
+                zero = np.full(per, 0 if kind == np.int8 else 128, kind)
+                c.add("DynamicQuantizeLSTM",
+                      [c.normal(steps, batch, inputs), c.codes(kind, d, inputs, 4 * hidden), c.codes(kind, d, hidden, 4 * hidden),
+                       c.normal(d, 8 * hidden), np.int32([4, 2, 3]), c.normal(d, batch, hidden), c.normal(d, batch, hidden),
+                       None, c.scales(*per) / 5, zero, c.scales(*per) / 5, zero], 3, hidden_size=hidden,
+                      direction=direction, **ms)
+    experts, width, inner, tokens = 4, 8, 6, 5
+    for activation, fusion in (("relu", 0), ("gelu", 0), ("silu", 0), ("identity", 0), ("swiglu", 1)):
+        wide = inner * (2 if fusion else 1)
+        c.add("MoE", [c.normal(tokens, width), c.normal(tokens, experts), c.normal(experts, wide, width),
+                      c.normal(experts, wide), c.normal(experts, width, inner), c.normal(experts, width)], k=2,
+              normalize_routing_weights=1, activation_type=activation, swiglu_fusion=fusion, activation_alpha=1.702,
+              activation_beta=1.0, swiglu_limit=7.0, **ms)
+    c.add("MoE", [c.normal(1, tokens, width), c.normal(tokens, experts), c.normal(experts, inner, width), None,
+                  c.normal(experts, width, inner)], k=1, activation_type="relu", **ms)
+    regions = f32([[0, 0, 0, 5, 6], [1, 1.6, 2, 4.4, 3], [0, -2, -1, 2, 9]])
+    c.add("MaxRoiPool", [c.normal(2, 3, 7, 6), regions], pooled_shape=[3, 2], spatial_scale=0.9)
+    for onesided in (0, 1):
+        c.add("DFT", [c.normal(2, 15, 3, 1), None, np.int64(1)], onesided=onesided, tolerance=1e-4)
+        c.add("STFT", [c.normal(2, 40, 1), np.int64(7), c.normal(12), np.int64(12)], onesided=onesided, tolerance=1e-4)
+    c.add("DFT", [c.normal(2, 30, 2), np.int64(28)], inverse=1, tolerance=1e-4)
+    c.add("DeformConv", [c.normal(2, 4, 6, 5), c.normal(6, 2, 3, 2), c.normal(2, 24, 4, 6), c.normal(6), c.normal(2, 12, 4, 6)],
+          group=2, offset_group=2, pads=[0, 1, 0, 1], tolerance=1e-5)
+    c.add("Col2Im", [c.normal(2, 12, 16), np.int64([5, 6]), np.int64([2, 3])], tolerance=1e-5)
+    c.add("AffineGrid", [c.normal(2, 2, 3), np.int64([2, 3, 4, 5])], align_corners=1, tolerance=1e-5)
+    c.write()
+
+
+for make in (products, qlinear, weight_only, fused, images, recurrent, attention, extras):
     make()
