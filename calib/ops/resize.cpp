@@ -238,15 +238,54 @@ Tensor resize_smooth(Threads& threads, const Settings& s, const std::vector<Axis
   return x;
 }
 
-Tensor resize(Threads& threads, const Settings& s, const std::vector<Axis>& axes, const Tensor& x) {
-  Shape shape;
+/// The adjoint of interpolate() and pick(): [outer, out, inner] to [outer, in, inner], which starts as zeros.
+void spread(Threads& threads, const Axis& a, const Table& t, std::int64_t outer, std::int64_t inner, const float* dy,
+            float* dx) {
+  const std::int64_t grain =
+      std::max<std::int64_t>(1, (1 << 15) / std::max<std::int64_t>(1, a.output * inner * t.taps));
+  threads.for_each(outer, grain, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t o = begin; o < end; ++o) {
+      for (std::int64_t k = 0; k < a.output * t.taps; ++k) {
+        const float* from = dy + (o * a.output + k / t.taps) * inner;
+        float* to = dx + (o * a.input + t.positions[at(k)]) * inner;
+        const float weight = t.weights[at(k)];
+        for (std::int64_t i = 0; i < inner; ++i) to[i] += weight * from[i];
+      }
+    }
+  });
+}
+
+std::vector<Table> tables_of(const Settings& s, const std::vector<Axis>& axes) {
   std::vector<Table> tables;
   for (const Axis& a : axes) {
-    shape.push_back(a.output);
     require(a.input > 0 || a.output == 0, "an empty image cannot be resized to " + std::to_string(a.output));
     tables.push_back(a.touched && a.output > 0 ? make_table(s, a) : Table{});
   }
+  return tables;
+}
+
+/// d(loss)/d(x) from d(loss)/d(y). What was extrapolated does not depend on x.
+Tensor resize_backward(Threads& threads, const Settings& s, const std::vector<Axis>& axes, Tensor gradient) {
+  const std::vector<Table> tables = tables_of(s, axes);
+  if (s.coordinates == "tf_crop_and_resize") extrapolate<float>(tables, axes, 0, gradient.write<float>());
+  for (std::size_t i = axes.size(); i-- > 0;) {
+    if (!axes[i].touched) continue;
+    const Shape& shape = gradient.shape();
+    Tensor wider(DType::f32, shape_with(shape, i, axes[i].input));
+    if (gradient.count() > 0) {
+      spread(threads, axes[i], tables[i], product(shape, 0, i), product(shape, i + 1, axes.size()),
+             gradient.read<float>().data(), wider.write<float>().data());
+    }
+    gradient = std::move(wider);
+  }
+  return gradient;
+}
+
+Tensor resize(Threads& threads, const Settings& s, const std::vector<Axis>& axes, const Tensor& x) {
+  Shape shape;
+  for (const Axis& a : axes) shape.push_back(a.output);
   element_count(shape);  // refuses what overflows
+  const std::vector<Table> tables = tables_of(s, axes);
   if (x.count() == 0) return Tensor(x.dtype(), shape);
   if (s.mode == Mode::nearest) return resize_nearest(threads, s, axes, tables, x);
   if (x.dtype() == DType::f64) return resize_smooth<double>(threads, s, axes, tables, x);
@@ -377,6 +416,14 @@ void forward(const OpContext& c) {
 }
 
 template <bool upsample>
+void backward(BackwardContext& c) {
+  if (!c.wants(0)) return;
+  const Settings s = settings_of(c.attrs(), upsample, c.opset);
+  const std::vector<Axis> axes = axes_of(c.attrs(), s, c.in(0).shape(), request_of(c, upsample));
+  c.input_gradients[0] = resize_backward(c.threads, s, axes, c.grad(0));
+}
+
+template <bool upsample>
 void infer(InferContext& c) {
   Type t;
   t.dtype = c.in(0).dtype;
@@ -403,7 +450,7 @@ void infer(InferContext& c) {
 
 }  // namespace
 
-constinit const OpDef Resize{"Resize", "", 10, infer<false>, forward<false>, nullptr};
-constinit const OpDef Upsample{"Upsample", "", 7, infer<true>, forward<true>, nullptr};
+constinit const OpDef Resize{"Resize", "", 10, infer<false>, forward<false>, backward<false>};
+constinit const OpDef Upsample{"Upsample", "", 7, infer<true>, forward<true>, backward<true>};
 
 }  // namespace qtool::op

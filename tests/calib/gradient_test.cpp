@@ -93,6 +93,45 @@ const Case cases[] = {
      "y = AveragePool<kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]>(x)"},
     {"GlobalAveragePool", "float[2, 2, 3, 3] x", "y = GlobalAveragePool(x)"},
     {"MaxPool", "float[1, 2, 5, 5] x", "y = MaxPool<kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]>(x)"},
+    {"Attention", "float[2, 4, 3, 2] q, float[2, 2, 5, 2] k, float[2, 2, 5, 3] v, float[3, 5] m",
+     "n = Constant<value_float = -0.6>() t = Greater(m, n) y = Attention<softcap = 1.5>(q, k, v, t)", -1, 1, 23},
+    {"Attention", "float[1, 4, 6] q, float[1, 4, 6] k, float[1, 4, 4] v",
+     "y = Attention<is_causal = 1, q_num_heads = 2, kv_num_heads = 2, scale = 1.3>(q, k, v)", -1, 1, 23},
+    {"RotaryEmbedding", "float[1, 3, 8] x",
+     "c = Constant<value = float[1, 3, 2] {0.9, 0.3, -0.2, 0.5, 1.0, 0.0}>() "
+     "s = Constant<value = float[1, 3, 2] {0.4, 0.95, 0.98, 0.87, 0.0, 1.0}>() "
+     "y = RotaryEmbedding<num_heads = 2, interleaved = 1>(x, c, s)",
+     -1, 1, 23},
+    {"RotaryEmbedding", "float[1, 2, 3, 4] x",
+     "c = Constant<value = float[2, 1] {0.9, 0.3}>() s = Constant<value = float[2, 1] {0.4, 0.95}>() "
+     "f = Constant<value_ints = [1, 0, 1]>() r = Constant<value_ints = [1, 3]>() i = Reshape(f, r) "
+     "y = com.microsoft.RotaryEmbedding<rotary_embedding_dim = 2, num_heads = 2>(x, i, c, s)"},
+    {"Resize", "float[1, 2, 3, 4] x",
+     "r = Constant<value_floats = [1.0, 1.0, 2.0, 0.6]>() y = Resize<mode = \"linear\">(x, , r)"},
+    {"Resize", "float[1, 2, 3, 4] x",
+     "r = Constant<value_floats = [1.0, 1.0, 0.7, 1.5]>() y = Resize<mode = \"cubic\", antialias = 1>(x, , r)", -1, 1,
+     18},
+    {"Resize", "float[1, 1, 3, 4] x", "s = Constant<value_ints = [1, 1, 5, 3]>() y = Resize(x, , , s)"},
+    {"Resize", "float[3, 4] x",
+     "o = Constant<value_floats = [0.2, -0.3, 0.9, 1.2]>() s = Constant<value_ints = [4, 6]>() y = Resize<mode = "
+     "\"linear\", coordinate_transformation_mode = \"tf_crop_and_resize\", extrapolation_value = 3.0>(x, o, , s)"},
+    {"Upsample", "float[1, 1, 2, 3] x",
+     "s = Constant<value_floats = [1.0, 1.0, 2.0, 3.0]>() y = Upsample<mode = \"nearest\">(x, s)", -1, 1, 9},
+    // Recurrent layers.
+    {"LSTM", "float[3, 2, 2] x, float[2, 8, 2] w, float[2, 8, 2] r, float[2, 16] b, float[2, 2, 2] h, float[2, 2, 2] c",
+     "n = Constant<value_ints = [3, 2]>() l = Cast<to = 6>(n) "
+     "y, p, q = LSTM<hidden_size = 2, direction = \"bidirectional\">(x, w, r, b, l, h, c)"},
+    {"LSTM", "float[3, 2, 2] x, float[1, 8, 2] w, float[1, 8, 2] r",
+     "p, q, y = LSTM<hidden_size = 2, direction = \"reverse\">(x, w, r)"},
+    {"GRU", "float[3, 2, 2] x, float[2, 6, 2] w, float[2, 6, 2] r, float[2, 12] b, float[2, 2, 2] h",
+     "n = Constant<value_ints = [2, 3]>() l = Cast<to = 6>(n) "
+     "y, p = GRU<hidden_size = 2, direction = \"bidirectional\">(x, w, r, b, l, h)"},
+    {"GRU", "float[2, 3, 2] x, float[1, 6, 2] w, float[1, 6, 2] r, float[1, 12] b, float[2, 1, 2] h",
+     "y, p = GRU<hidden_size = 2, linear_before_reset = 1, layout = 1>(x, w, r, b, , h)"},
+    {"GRU", "float[3, 2, 2] x, float[1, 6, 2] w, float[1, 6, 2] r, float[1, 12] b",
+     "p, y = GRU<hidden_size = 2, linear_before_reset = 1>(x, w, r, b)"},
+    {"RNN", "float[3, 2, 2] x, float[1, 2, 2] w, float[1, 2, 2] r, float[1, 4] b, float[1, 2, 2] h",
+     "y, p = RNN<hidden_size = 2>(x, w, r, b, , h)"},
     // Rows.
     {"Softmax", "float[2, 3, 4] x", "y = Softmax<axis = 1>(x)"},
     {"Softmax", "float[2, 3, 4] x", "y = Softmax<axis = 1>(x)", -1, 1, 11},
