@@ -7,6 +7,7 @@
 
 #include "calib/ops/support.h"
 #include "formats/file/reader.h"
+#include "formats/number/e8m0.h"
 
 namespace qtool::op {
 namespace {
@@ -50,7 +51,7 @@ Tensor from_strings(const Tensor& x, DType to) {
     if (text.starts_with('+')) text.remove_prefix(1);
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), out[i]);
     if (error != std::errc() || end != text.data() + text.size())
-      refuse("\"" + std::string(text) + "\" is not a number");
+      refuse(std::string("\"").append(text).append("\" is not a number"));
   }
   Threads alone(1);
   return is_half(to) ? from_f32(cast_plain(alone, values, DType::f32), to) : cast_plain(alone, values, to);
@@ -72,8 +73,30 @@ Tensor low_bits(const Tensor& whole, DType to) {
   return from_f32(wrapped, to);
 }
 
+/// How Cast goes to narrow floats.
+struct Narrowing {
+  bool saturate = true;
+  std::string round_mode = "up";  // to powers of two (f8e8m0)
+};
+
+Tensor to_powers_of_two(const Tensor& x, const Narrowing& how) {
+  const bool up = how.round_mode == "up", down = how.round_mode == "down";
+  if (!up && !down && how.round_mode != "nearest") refuse("round_mode has the value \"" + how.round_mode + "\"");
+  Tensor codes(DType::u8, x.shape());
+  const auto in = x.read<float>();
+  auto out = codes.write<std::uint8_t>();
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    const float v = in[i];
+    const std::uint8_t low = e8m0_down(v), high = e8m0_up(v);
+    const double middle = 0.5 * (static_cast<double>(e8m0_value(low)) + static_cast<double>(e8m0_value(high)));
+    out[i] = up || (!down && static_cast<double>(v) >= middle) ? high : low;
+    if (!how.saturate && !(v >= 0x1p-127F && v <= 0x1p127F)) out[i] = 0xff;
+  }
+  return codes.viewed_as(DType::f8e8m0);
+}
+
 /// Beyond the range: with `saturate` the largest number, otherwise infinity, or NaN where there is none.
-Tensor to_minifloat(const Tensor& x, DType to, bool saturate) {
+Tensor to_minifloat(const Tensor& x, DType to, const Narrowing& how) {
   struct Facts {
     float largest, beyond;  // values from `beyond` on round past the largest
     bool at_beyond;         // `beyond` itself does, being a tie towards an even code
@@ -85,12 +108,13 @@ Tensor to_minifloat(const Tensor& x, DType to, bool saturate) {
     case DType::f8e4m3fnuz: f = {240, 248, true, 0x80}; break;
     case DType::f8e5m2: f = {57344, 61440, true, 0x7C}; break;
     case DType::f8e5m2fnuz: f = {57344, 61440, true, 0x80}; break;
+    case DType::f8e8m0: return to_powers_of_two(x, how);
     default: return from_f32(x, to);
   }
   Tensor limited = x;
   for (float& v : limited.write<float>()) v = std::isnan(v) ? v : std::clamp(v, -f.largest, f.largest);
   Tensor result = from_f32(limited, to);
-  if (saturate) return result;
+  if (how.saturate) return result;
   auto codes = result.write<std::uint8_t>();
   const auto in = x.read<float>();
   for (std::size_t i = 0; i < codes.size(); ++i) {
@@ -101,7 +125,7 @@ Tensor to_minifloat(const Tensor& x, DType to, bool saturate) {
   return result;
 }
 
-Tensor cast(Threads& threads, const Tensor& x, DType to, bool saturate) {
+Tensor cast(Threads& threads, const Tensor& x, DType to, const Narrowing& how) {
   if (x.dtype() == to) return x;
   if (x.dtype() == DType::string) return from_strings(x, to);
   if (to == DType::string) refuse("numbers are not cast to strings here");
@@ -115,7 +139,7 @@ Tensor cast(Threads& threads, const Tensor& x, DType to, bool saturate) {
   if (to == DType::i4 || to == DType::u4 || to == DType::i2 || to == DType::u2) {
     return low_bits(cast_plain(threads, middle, DType::i64), to);
   }
-  return to_minifloat(middle, to, saturate);
+  return to_minifloat(middle, to, how);
 }
 
 DType target_of(const Attrs& attrs, const Node& node) {
@@ -125,13 +149,15 @@ DType target_of(const Attrs& attrs, const Node& node) {
   return *dtype;
 }
 
-bool saturates(const Attrs& attrs) { return attrs.get("saturate", std::int64_t{1}) != 0; }
+Narrowing narrowing_of(const Attrs& attrs) {
+  return {attrs.get("saturate", std::int64_t{1}) != 0, attrs.get("round_mode", "up")};
+}
 
 void forward_cast(const OpContext& ctx) {
-  ctx.out(0, cast(ctx.threads, ctx.in(0), target_of(ctx.attrs(), ctx.node), saturates(ctx.attrs())));
+  ctx.out(0, cast(ctx.threads, ctx.in(0), target_of(ctx.attrs(), ctx.node), narrowing_of(ctx.attrs())));
 }
 void forward_cast_like(const OpContext& ctx) {
-  ctx.out(0, cast(ctx.threads, ctx.in(0), ctx.in(1).dtype(), saturates(ctx.attrs())));
+  ctx.out(0, cast(ctx.threads, ctx.in(0), ctx.in(1).dtype(), narrowing_of(ctx.attrs())));
 }
 
 void forward_bit_cast(const OpContext& ctx) {

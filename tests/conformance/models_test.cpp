@@ -136,7 +136,7 @@ std::vector<fs::path> models_in(const fs::path& folder) {
 TEST_CASE("real models answer as in ONNX Runtime") {
   const fs::path data = data_dir();
   if (data.empty()) return skip("real models", "../shared/data is absent");
-  Ledger ledger;
+  Ledger ledger("models");
   Threads threads;
   for (const fs::path& file : models_in(data / "models")) {
     if (file.parent_path().filename() == "odd") continue;
@@ -148,7 +148,7 @@ TEST_CASE("real models answer as in ONNX Runtime") {
 TEST_CASE("odd files are refused in the words that the ledger names") {
   const fs::path data = data_dir();
   if (data.empty()) return skip("odd models", "../shared/data is absent");
-  const Ledger ledger;
+  const Ledger ledger("models");
   Threads threads;
   for (const fs::path& file : models_in(data / "models" / "odd")) {
     const std::string expected = ledger.reason("odd/" + file.filename().string());
