@@ -243,6 +243,8 @@ constinit const PassDef assign_formats{
     "",
     Effect::annotate,
     1,
-    make_pass<AssignFormats>};
+    make_pass<AssignFormats>,
+    /*needs_data=*/false,
+    /*follows_rules=*/true};
 
 }  // namespace qtool::pass

@@ -60,7 +60,8 @@ struct PassDef {
   Effect effect;
   int revision;  // raise it when results change
   std::unique_ptr<Pass> (*make)();
-  bool needs_data = false;  // without calibration data run() throws: asked before any work is done
+  bool needs_data = false;     // without calibration data run() throws: asked before any work is done
+  bool follows_rules = false;  // reads the recipe's rules; without such a step they would say nothing
 };
 
 template <class T>

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "passes/pipeline.h"
 
+#include <algorithm>
 #include <chrono>
 #include <exception>
 #include <new>
@@ -91,6 +92,11 @@ std::vector<BoundStep> bind_steps(const Recipe& recipe) {
     bind_knobs(
         step.knobs, [&](Options& o) { b.pass->options(o); }, "step \"" + step.pass + "\"");
     bound.push_back(std::move(b));
+  }
+  const auto follows = [](const BoundStep& b) { return b.def->follows_rules; };
+  if (!recipe.rules.empty() && std::none_of(bound.begin(), bound.end(), follows)) {
+    throw Error(Code::usage, recipe.rules.front().place.text() + ": no step of the recipe follows its rules",
+                "add assign_formats to the steps, or leave the rules out");
   }
   return bound;
 }

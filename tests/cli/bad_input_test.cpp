@@ -223,6 +223,8 @@ TEST_CASE("recipes with mistakes") {
   refuses("version: 1\nsteps: [assign_formats]\n", {"names no target"});
   refuses(head + "  - assign_formats\nrules:\n  - where: {name: prodct}\n    keep: float\n",
           {"r.yaml:6:12", "no node named \"prodct\"", "did you mean \"product\"?"});
+  refuses(head + "  - fold_constants\nrules:\n  - where: {op: MatMul}\n    keep: float\n",
+          {"r.yaml:6:5: no step of the recipe follows its rules", "assign_formats"});
   refuses(head + "  - round_nearest:\n    where: {op: Matmul}\n", {"r.yaml:5:12", "did you mean \"MatMul\"?"});
   refuses(head + "  - [\n", {"r.yaml:4:5", "is a bracket left open?"});
   refuses(head + "  - a: b: c\n", {"r.yaml:4:9: not valid YAML"});
