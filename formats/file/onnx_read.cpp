@@ -246,8 +246,9 @@ Node Reader::read_node(onnx::NodeProto& proto, Scope& scope) {
   node.overload = unknown_string(proto.unknown_fields(), 8);
   const std::string where = "node \"" + node.name + "\" (" + node.op + ")";
   if (node.op.empty()) refuse(where + " has no operator");
-  if (node.domain.empty() && !scope.graph.model->opsets.contains("")) {
-    refuse(where + " is a standard operator, and no version of ai.onnx is imported");
+  if (!scope.graph.model->opsets.contains(node.domain)) {
+    refuse(where + " is an operator of " + (node.domain.empty() ? "ai.onnx" : "\"" + node.domain + "\"") +
+           ", of which no version is imported");
   }
   for (const std::string& name : proto.input()) {
     Use use;

@@ -221,8 +221,9 @@ double loss(const Tensor& y, const Tensor& seed) {
 void check(const Case& c) {
   const std::string what = std::string(c.op) + ": " + c.body;
   CAPTURE(what);
-  const Graph graph = parse_graph("<ir_version: 8, opset_import: [\"\" : " + std::to_string(c.opset) +
-                                  ", \"com.microsoft\" : 1]>\ng (" + c.inputs + ") => (float y) { " + c.body + " }");
+  const Graph graph =
+      parse_graph("<ir_version: 8, opset_import: [\"com.microsoft\" : 1, \"\" : " + std::to_string(c.opset) +
+                  ", \"com.microsoft\" : 1]>\ng (" + c.inputs + ") => (float y) { " + c.body + " }");
   Threads threads(1);
   const Executor executor(graph, Reading::reference, threads);
   Feeds feeds;

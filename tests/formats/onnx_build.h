@@ -50,6 +50,14 @@ inline onnx::NodeProto* add_node(onnx::GraphProto* graph, const std::string& op,
   return node;
 }
 
+/// Version 1 of an operator set, for a model or a local function.
+template <class Proto>
+void import_domain(Proto& proto, const std::string& domain) {
+  auto* imported = proto.add_opset_import();
+  imported->set_domain(domain);
+  imported->set_version(1);
+}
+
 /// x: float[2] -> Relu -> y
 inline onnx::ModelProto small_model() {
   onnx::ModelProto model;

@@ -124,6 +124,8 @@ TEST_CASE("onnx: versions outside the range are refused by number") {
   CHECK(refusal(model).find("ai.onnx") != std::string::npos);
   model.mutable_graph()->mutable_node(0)->set_domain("org.example");
   CHECK(refusal(model).empty());
+  model.mutable_graph()->mutable_node(0)->set_domain("org.other");
+  CHECK(refusal(model).find("an operator of \"org.other\", of which no version is imported") != std::string::npos);
   model.clear_opset_import();
   CHECK(refusal(model).find("imports no operator set") != std::string::npos);
   model.clear_graph();

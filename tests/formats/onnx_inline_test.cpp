@@ -18,6 +18,7 @@ onnx::FunctionProto* add_function(onnx::ModelProto& model, const char* name, con
   for (const auto& i : inputs) f->add_input(i);
   for (const auto& o : outputs) f->add_output(o);
   f->add_opset_import()->set_version(opset);
+  import_domain(*f, "local");
   return f;
 }
 
@@ -41,8 +42,7 @@ void refer(onnx::NodeProto* node, const char* name, const char* outer, onnx::Att
 onnx::ModelProto calling(const char* op, const std::vector<std::string>& inputs,
                          const std::vector<std::string>& outputs) {
   auto model = small_model();
-  model.add_opset_import()->set_domain("local");
-  model.mutable_opset_import(1)->set_version(1);
+  import_domain(model, "local");
   auto* graph = model.mutable_graph();
   graph->clear_node();
   auto* call = test::add_node(graph, op, inputs, outputs);

@@ -68,6 +68,7 @@ TEST_CASE("onnx: attributes of every type survive, newer and untyped ones includ
   auto* node = model.mutable_graph()->mutable_node(0);
   node->set_op_type("Custom");
   node->set_domain("org.example");
+  import_domain(model, "org.example");
   const auto add = [&](const char* name, P::AttributeType type) {
     auto* a = node->add_attribute();
     a->set_name(name);
@@ -113,6 +114,7 @@ TEST_CASE("onnx: a changed attribute is written, its neighbours stay") {
   auto* node = model.mutable_graph()->mutable_node(0);
   node->set_op_type("Custom");
   node->set_domain("org.example");
+  import_domain(model, "org.example");
   node->set_doc_string("kept");
   for (const char* name : {"a", "b"}) {
     auto* attr = node->add_attribute();

@@ -118,8 +118,7 @@ TEST_CASE("onnx: local functions survive, newer parts included") {
   auto* call = model.mutable_graph()->mutable_node(0);
   call->set_op_type("Leaky");
   call->set_domain("local");
-  model.add_opset_import()->set_domain("local");
-  model.mutable_opset_import(1)->set_version(1);
+  import_domain(model, "local");
   auto* f = model.add_functions();
   f->set_name("Leaky");
   f->set_domain("local");
@@ -162,6 +161,7 @@ TEST_CASE("onnx: functions that call themselves are refused") {
     auto* f = model.add_functions();
     f->set_name(name);
     f->set_domain("local");
+    import_domain(*f, "local");
     f->add_input("a");
     f->add_output("c");
     auto* node = f->add_node();

@@ -78,7 +78,7 @@ class PassBench {
 
 /// `g` in ONNX text with the usual header.
 inline Graph graph_of(const std::string& body, int opset = 17) {
-  return parse_graph("<ir_version: 8, opset_import: [\"\" : " + std::to_string(opset) + "]>\n" + body);
+  return parse_graph("<ir_version: 8, opset_import: [\"test\" : 1, \"\" : " + std::to_string(opset) + "]>\n" + body);
 }
 
 /// The same with every float32 value in half precision (which ONNX text cannot spell).
