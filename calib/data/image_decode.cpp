@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstring>
 
+#include <jerror.h>
 #include <jpeglib.h>
 #include <png.h>
 
@@ -15,6 +16,10 @@ namespace qtool {
 namespace {
 
 constexpr std::uint64_t pixel_limit = std::uint64_t{1} << 27;
+
+// A header alone claims no memory. No deflate stream grows more than this; and a JPEG block of 64 samples takes a bit,
+// in progressive files, and two in others.
+constexpr std::uint64_t deflate_ratio = 1032, pixels_per_jpeg_byte = 64 * 8;
 
 struct Decoding {
   std::span<const std::byte> bytes;
@@ -50,6 +55,9 @@ bool decode_png(png_structp png, png_infop info, Decoding& d) {
   if (static_cast<std::uint64_t>(d.picture.width) * static_cast<std::uint64_t>(d.picture.height) > pixel_limit) {
     png_error(png, "the picture is too large");
   }
+  if (std::uint64_t{png_get_rowbytes(png, info)} * png_get_image_height(png, info) / deflate_ratio > d.bytes.size()) {
+    png_error(png, "the file is cut short");
+  }
   png_set_expand(png);  // palette and low bit depths to 8 bits
   png_set_strip_16(png);
   png_set_strip_alpha(png);
@@ -76,15 +84,24 @@ struct JpegErrors {
   errors->manager.format_message(jpeg, errors->decoding->message);
   std::longjmp(errors->back, 1);
 }
-void jpeg_quiet(j_common_ptr) {}
+/// Photographs may have flaws that warrant a warning, which nobody hears; but where the file ends too soon libjpeg
+/// would make up the rest of the picture.
+void jpeg_warn(j_common_ptr jpeg, int level) {
+  if (level < 0 && jpeg->err->msg_code == JWRN_JPEG_EOF) jpeg_fail(jpeg);
+}
 
 bool decode_jpeg(jpeg_decompress_struct& jpeg, JpegErrors& errors, Decoding& d) {
   if (setjmp(errors.back) != 0) return false;
   jpeg_create_decompress(&jpeg);
   jpeg_mem_src(&jpeg, reinterpret_cast<const unsigned char*>(d.bytes.data()), d.bytes.size());
   jpeg_read_header(&jpeg, TRUE);
-  if (static_cast<std::uint64_t>(jpeg.image_width) * jpeg.image_height > pixel_limit) {
+  const std::uint64_t pixels = static_cast<std::uint64_t>(jpeg.image_width) * jpeg.image_height;
+  if (pixels > pixel_limit) {
     say(d, "the picture is too large");
+    return false;
+  }
+  if (pixels / pixels_per_jpeg_byte > d.bytes.size()) {
+    say(d, "the file is cut short");
     return false;
   }
   if (jpeg.jpeg_color_space == JCS_CMYK || jpeg.jpeg_color_space == JCS_YCCK) {
@@ -122,7 +139,7 @@ Picture decode_picture(std::span<const std::byte> bytes, const std::string& sour
     errors.decoding = &d;
     jpeg.err = jpeg_std_error(&errors.manager);
     errors.manager.error_exit = jpeg_fail;
-    errors.manager.output_message = jpeg_quiet;
+    errors.manager.emit_message = jpeg_warn;
     good = decode_jpeg(jpeg, errors, d);
     jpeg_destroy_decompress(&jpeg);
   } else {

@@ -287,7 +287,15 @@ TEST_CASE("broken pictures are refused") {
     CHECK_NOTHROW(decode_picture(file.bytes(), name));
     CHECK_THROWS_AS(decode_picture(file.bytes().subspan(0, 40), name), Error);
     CHECK_THROWS_AS(decode_picture(file.bytes().subspan(1), name), Error);
+    const auto half = file.bytes().subspan(0, file.bytes().size() / 2);
+    CHECK_THROWS_AS(decode_picture(half, name), Error);
   }
+  // A frame header that claims 65280 x 2048 pixels, for a few hundred bytes of them.
+  std::string jpeg = read_text(files() / "pictures/dog/tall.jpg");
+  const std::size_t frame = jpeg.find("\xff\xc0");
+  REQUIRE(frame != std::string::npos);
+  jpeg.replace(frame + 5, 4, "\xff\x00\x08\x00", 4);
+  CHECK_THROWS_WITH_AS(decode_picture(std::as_bytes(std::span(jpeg)), "j"), doctest::Contains("cut short"), Error);
 }
 
 TEST_CASE("random data are made only by name, and say so") {
