@@ -11,6 +11,10 @@ namespace {
 
 constexpr std::int64_t largest_folded = 4096;  // elements; shapes, axes, masks of a few rows
 
+// Loops look at their bodies twice, so that nested ones double at every level. Beyond this many visits of nodes in
+// bodies, what bodies produce stays unknown.
+constexpr std::int64_t most_body_visits = std::int64_t{1} << 18;
+
 bool is_standard(const Node& node) { return node.domain.empty() || node.domain == "ai.onnx"; }
 
 bool fully_known(const Type& t) {
@@ -43,7 +47,8 @@ void refine(Type& declared, const Type& found) {
 
 class Inference {
  public:
-  Inference(Graph& graph, Threads& threads) : graph_(graph), threads_(threads), known_(graph.value_slots()) {}
+  Inference(Graph& graph, Threads& threads, std::int64_t& body_visits)
+      : graph_(graph), threads_(threads), body_visits_(body_visits), known_(graph.value_slots()) {}
 
   /// `outer`: what is known about captured values, by Capture::outer.
   void run(const std::vector<Type>& outer, const std::vector<Tensor>& outer_data) {
@@ -113,7 +118,7 @@ class Inference {
     for_each_body(node, [&](const Graph&) { has_bodies = true; });
     if (has_bodies || node.op.starts_with("Random") || node.op == "Bernoulli" || node.op == "Multinomial") return;
     const bool by_shape = node.op == "Shape" || node.op == "Size";
-    if (by_shape && data[0].empty() && fully_known(inputs[0])) {
+    if (by_shape && data.size() == 1 && data[0].empty() && fully_known(inputs[0])) {
       // Only the shape is looked at: a scalar stands for the data.
       Tensor result = Tensor::of<std::int64_t>({static_cast<std::int64_t>(inputs[0].shape.size())}, inputs[0].shape);
       if (node.op == "Size") {
@@ -152,6 +157,8 @@ class Inference {
   std::vector<Type> body_types(NodeId id, std::string_view name, const std::vector<Type>& inputs) {
     const std::shared_ptr<const Graph> found = graph_[id].attrs.graph(name);
     if (found == nullptr) return {};
+    body_visits_ += static_cast<std::int64_t>(found->nodes().size()) + 1;
+    if (body_visits_ > most_body_visits) return {};
     auto body = std::make_shared<Graph>(*found);
     for (std::size_t i = 0; i < body->inputs.size() && i < inputs.size(); ++i)
       refine((*body)[body->inputs[i]].type, inputs[i]);
@@ -161,7 +168,7 @@ class Inference {
       outer.push_back(graph_[use.value].type);
       outer_data.push_back(known_[index(use.value)]);
     }
-    Inference(*body, threads_).run(outer, outer_data);
+    Inference(*body, threads_, body_visits_).run(outer, outer_data);
     std::vector<Type> types;
     for (const Use& use : body->outputs) types.push_back(use.value == ValueId::none ? Type() : (*body)[use.value].type);
     for (Attr& attr : graph_[id].attrs.all) {
@@ -172,6 +179,7 @@ class Inference {
 
   Graph& graph_;
   Threads& threads_;
+  std::int64_t& body_visits_;  // of the whole inference
   std::vector<Tensor> known_;  // by value: constants, and what they decide
 };
 
@@ -179,7 +187,8 @@ class Inference {
 
 void infer_types(Graph& graph) {
   Threads alone(1);
-  Inference(graph, alone).run({}, {});
+  std::int64_t body_visits = 0;
+  Inference(graph, alone, body_visits).run({}, {});
 }
 
 }  // namespace qtool

@@ -243,4 +243,25 @@ TEST_CASE("infer: symbols travel, and bodies are reached") {
   CHECK((*body)[*body->find_value("q")].type.shape == Shape{4, -1});
 }
 
+TEST_CASE("infer: a node without the inputs that it needs does no harm") {
+  for (const char* op : {"Shape", "Size", "Loop", "If", "Scan", "Gather", "Concat", "Cast"}) {
+    Graph g = graph_of(std::string("g () => (int64[N] y) { y = ") + op + " () }");
+    CHECK_NOTHROW(infer_types(g));
+  }
+}
+
+TEST_CASE("infer: the work on nested loops does not double at every level") {
+  constexpr int levels = 20;
+  std::string body = "{ v0 = Transpose (x) }";
+  for (int i = 1; i <= levels; ++i) {
+    const std::string inner = "v" + std::to_string(i - 1), n = std::to_string(i);
+    body = "{ v" + n + " = Loop (n, c, x) <body = b" + n + " (int64 i" + n + ", bool c" + n + ", float[2, 3] s" + n +
+           ") => (bool d" + n + ", float[A, B] " + inner + ") { d" + n + " = Identity (c" + n + ") " + body.substr(2) +
+           "> }";
+  }
+  Graph g = graph_of("g (int64 n, bool c, float[2, 3] x) => (float[A, B] v" + std::to_string(levels) + ") " + body);
+  infer_types(g);  // 2^20 bodies would take minutes
+  CHECK(g[g.outputs[0].value].type.dtype == DType::f32);
+}
+
 }  // namespace qtool::test
