@@ -88,7 +88,7 @@ void check_feed(const Value& value, const Tensor& t) {
 }
 
 const std::function<std::vector<Tensor>(const Graph&, std::vector<Tensor>)> no_bodies =
-    [](const Graph&, std::vector<Tensor>) -> std::vector<Tensor> {
+    [](const Graph&, const std::vector<Tensor>&) -> std::vector<Tensor> {
   throw Error(Code::internal, "an operator without bodies asked to run one");
 };
 

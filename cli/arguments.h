@@ -53,7 +53,7 @@ class Arguments {
   }
 
  private:
-  Argument& add(Argument argument) { return all_.emplace_back(std::move(argument)); }
+  Argument& add(const Argument& argument) { return all_.emplace_back(argument); }
   std::vector<Argument> all_;
 };
 

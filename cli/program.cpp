@@ -40,7 +40,7 @@ void warn_of_narrow_kernels(Console& console) {
                " of this processor; `qtool doctor` measures the difference");
 }
 
-void run_command(const std::vector<std::string>& words, std::optional<Console>& console, std::stop_token stop) {
+void run_command(const std::vector<std::string>& words, std::optional<Console>& console, const std::stop_token& stop) {
   if (words.empty()) {
     console.emplace(CommonOptions{}, stop);
     throw Error(Code::usage, "no command given", "`qtool --help` lists all commands");

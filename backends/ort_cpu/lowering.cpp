@@ -94,7 +94,7 @@ ValueId Lowering::value(std::string_view stem, const Type& like, DType dtype) {
   return out.add_value(std::move(v));
 }
 
-NodeId Lowering::node(std::string_view op, std::string_view domain, std::vector<ValueId> inputs,
+NodeId Lowering::node(std::string_view op, std::string_view domain, const std::vector<ValueId>& inputs,
                       std::vector<ValueId> outputs, Attrs attrs) {
   Node n;
   n.op = op;

@@ -40,8 +40,8 @@ class Lowering {
   /// A value that a node will produce; the type of `like` with another element type.
   ValueId value(std::string_view stem, const Type& like, DType dtype);
   /// Adds a node named after its first output's value and the operator.
-  NodeId node(std::string_view op, std::string_view domain, std::vector<ValueId> inputs, std::vector<ValueId> outputs,
-              Attrs attrs = {});
+  NodeId node(std::string_view op, std::string_view domain, const std::vector<ValueId>& inputs,
+              std::vector<ValueId> outputs, Attrs attrs = {});
   /// Imports com.microsoft version 1.
   void use_contrib();
 

@@ -46,7 +46,7 @@ Source open_source(const std::filesystem::path& path, const std::string& kind, c
                   "store all inputs in one file: numpy.savez(path, <input name>=array, ...)");
     }
     const MappedFile file(path);
-    const Tensor array = read_npy(file.bytes(), s.path, file.owner());
+    Tensor array = read_npy(file.bytes(), s.path, file.owner());
     s.names = {wanted.front().name};
     s.read = [array](const std::string&) { return array; };
   }

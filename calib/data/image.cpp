@@ -18,14 +18,17 @@ struct Taps {
 };
 constexpr int precision = 22;
 
+/// To the nearest, halves up.
+std::int64_t rounded(double v) { return static_cast<std::int64_t>(std::floor(v + 0.5)); }
+
 std::vector<Taps> taps_of(std::int64_t in, std::int64_t out) {
   const double scale = static_cast<double>(in) / static_cast<double>(out), widen = std::max(scale, 1.0);
   std::vector<Taps> all(index(out));
   for (std::int64_t i = 0; i < out; ++i) {
     Taps& t = all[index(i)];
     const double center = (static_cast<double>(i) + 0.5) * scale;
-    t.first = std::max<std::int64_t>(0, static_cast<std::int64_t>(center - widen + 0.5));
-    const std::int64_t last = std::min(in, static_cast<std::int64_t>(center + widen + 0.5));
+    t.first = std::max<std::int64_t>(0, rounded(center - widen));
+    const std::int64_t last = std::min(in, rounded(center + widen));
     std::vector<double> w;
     double sum = 0;
     for (std::int64_t x = t.first; x < last; ++x) {
@@ -33,7 +36,7 @@ std::vector<Taps> taps_of(std::int64_t in, std::int64_t out) {
       sum += w.back();
     }
     for (const double v : w) {
-      t.weights.push_back(static_cast<std::int32_t>(0.5 + (sum != 0 ? v / sum : v) * (1 << precision)));
+      t.weights.push_back(static_cast<std::int32_t>(rounded((sum != 0 ? v / sum : v) * (1 << precision))));
     }
   }
   return all;

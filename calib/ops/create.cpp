@@ -41,7 +41,7 @@ void infer_constant(InferContext& ctx) {
 }
 
 Tensor fill_value(const Attrs& attrs) {
-  const Tensor value = attrs.get("value", Tensor::of<float>({1}, {0.0f}));
+  Tensor value = attrs.get("value", Tensor::of<float>({1}, {0.0f}));
   if (value.count() != 1 || bit_width(value.dtype()) % 8 != 0 || value.dtype() == DType::string) {
     refuse("value should be one number");
   }

@@ -73,7 +73,7 @@ void infer_gather(InferContext& ctx) {
   const Type& indices = ctx.in(1);
   t.symbols.clear();
   if (t.known_rank && indices.known_rank) {
-    const Type x = ctx.in(0);
+    const Type& x = ctx.in(0);
     const std::int64_t axis =
         axis_in(ctx.attrs().get("axis", std::int64_t{0}), static_cast<std::int64_t>(x.shape.size()));
     t.shape.erase(t.shape.begin() + axis);

@@ -29,7 +29,7 @@ Tensor equal_strings(Threads& threads, const Tensor& a, const Tensor& b) {
   const Shape shape = broadcast(a.shape(), b.shape());
   Tensor y(DType::boolean, shape);
   const auto &x = a.read_strings(), &z = b.read_strings();
-  combine(threads, shape, x.data(), a.shape(), z.data(), b.shape(), y.write<bool>().data(),
+  combine(threads, walk_pairs(shape, a.shape(), b.shape()), x.data(), z.data(), y.write<bool>().data(),
           [](const std::string& p, const std::string& q) { return p == q; });
   return y;
 }
@@ -42,10 +42,11 @@ void forward_compare(const OpContext& ctx) {
   }
   const Tensor a = widened(ctx.in(0)), b = widened(ctx.in(1));
   const Shape shape = broadcast(a.shape(), b.shape());
+  const Walk<2> walk = walk_pairs(shape, a.shape(), b.shape());
   Tensor y(DType::boolean, shape);
   for_any_type(a.dtype(), [&](auto type) {
     using T = decltype(type);
-    combine(ctx.threads, shape, a.read<T>().data(), a.shape(), b.read<T>().data(), b.shape(), y.write<bool>().data(),
+    combine(ctx.threads, walk, a.read<T>().data(), b.read<T>().data(), y.write<bool>().data(),
             [](T p, T q) { return K::f(p, q); });
   });
   ctx.out(0, std::move(y));

@@ -68,7 +68,7 @@ void normalize(Threads& threads, const Layout& s, const T* x, const T* scale, co
 
 /// scale or bias of a layer norm, repeated over the normalized axes.
 Tensor full_parameter(const OpContext& ctx, std::size_t i, const Shape& normalized) {
-  const Tensor t = widened(ctx.in(i));
+  Tensor t = widened(ctx.in(i));
   if (t.shape() == normalized || t.empty()) return t;
   if (broadcast(t.shape(), normalized) != normalized) {
     refuse("a parameter of shape " + to_string(t.shape()) + " does not fit " + to_string(normalized));

@@ -9,11 +9,14 @@ namespace qtool::op {
 /// Error unless both have one element type.
 void require_same_type(const Tensor& a, const Tensor& b);
 
+/// How operands of shapes a and b are read for each element of `shape`, to which they broadcast.
+inline Walk<2> walk_pairs(const Shape& shape, const Shape& a, const Shape& b) {
+  return make_walk<2>(shape, {broadcast_strides(a, shape), broadcast_strides(b, shape)});
+}
+
 /// out[i] = f(a[i], b[i]); `out` has the broadcast shape and may be the bytes of an operand of that shape.
 template <class T, class R, class F>
-void combine(Threads& threads, const Shape& shape, const T* a, const Shape& a_shape, const T* b, const Shape& b_shape,
-             R* out, F&& f) {
-  const Walk<2> w = make_walk<2>(shape, {broadcast_strides(a_shape, shape), broadcast_strides(b_shape, shape)});
+void combine(Threads& threads, const Walk<2>& w, const T* a, const T* b, R* out, F&& f) {
   for_runs(threads, w, [&](std::int64_t at, const auto& starts, const auto& steps, std::int64_t n) {
     const T *x = a + starts[0], *y = b + starts[1];
     R* to = out + at;
@@ -40,14 +43,14 @@ void combine(Threads& threads, const Shape& shape, const T* a, const Shape& a_sh
 template <class T, class F>
 Tensor combined(const OpContext& ctx, const Tensor& a, const Tensor& b, bool reusable, F&& f) {
   const Shape shape = broadcast(a.shape(), b.shape());
-  const Shape a_shape = a.shape(), b_shape = b.shape();
+  const Walk<2> walk = walk_pairs(shape, a.shape(), b.shape());
   const T *x = a.read<T>().data(), *y = b.read<T>().data();
   Tensor out;
   for (std::size_t i = 0; i < 2 && reusable && out.empty(); ++i) {
     if (ctx.in(i).sole_owner() && ctx.in(i).shape() == shape) out = ctx.reuse(i, a.dtype(), shape);
   }
   if (out.empty()) out = Tensor::unset(a.dtype(), shape);
-  combine(ctx.threads, shape, x, a_shape, y, b_shape, out.write<T>().data(), f);
+  combine(ctx.threads, walk, x, y, out.write<T>().data(), f);
   return out;
 }
 

@@ -199,7 +199,8 @@ void backward_rows(BackwardContext& ctx, F&& slope) {
   Tensor result(DType::f32, x.shape());
   const auto px = x.read<float>(), py = ctx.outputs[0].read<float>(), g = ctx.grad(0).read<float>();
   auto out = result.write<float>();
-  const float n = py.empty() ? 1 : static_cast<float>(px.size() / py.size());
+  const std::size_t reduced = py.empty() ? 1 : px.size() / py.size();
+  const auto n = static_cast<float>(reduced);
   for_reduced(x.shape(), kept_shape(x.shape(), r),
               [&](std::size_t i, std::size_t o) { out[i] = slope(g[o], px[i], py[o], n); });
   ctx.input_gradients[0] = std::move(result);

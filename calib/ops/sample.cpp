@@ -206,13 +206,14 @@ void roi_align(const OpContext& c, const Tensor& x, const Tensor& rois, Tensor& 
       const std::int64_t grid_h = ratio > 0 ? ratio : limit(bin_h), grid_w = ratio > 0 ? ratio : limit(bin_w);
       const T count = static_cast<T>(std::max<std::int64_t>(grid_h * grid_w, 1));
       for (std::int64_t p = 0; p < oh * ow; ++p) {
+        const std::int64_t row = p / ow, column = p % ow;
         corners.clear();
         for (std::int64_t iy = 0; iy < grid_h; ++iy) {
           const T sy =
-              y0 + static_cast<T>(p / ow) * bin_h + (static_cast<T>(iy) + T(0.5)) * bin_h / static_cast<T>(grid_h);
+              y0 + static_cast<T>(row) * bin_h + (static_cast<T>(iy) + T(0.5)) * bin_h / static_cast<T>(grid_h);
           for (std::int64_t ix = 0; ix < grid_w; ++ix) {
             const T sx =
-                x0 + static_cast<T>(p % ow) * bin_w + (static_cast<T>(ix) + T(0.5)) * bin_w / static_cast<T>(grid_w);
+                x0 + static_cast<T>(column) * bin_w + (static_cast<T>(ix) + T(0.5)) * bin_w / static_cast<T>(grid_w);
             corners.push_back(corners_of(sy, sx, height, width));
           }
         }

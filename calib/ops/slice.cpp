@@ -448,7 +448,8 @@ void backward_pad(BackwardContext& ctx) {
   auto out = result.write<float>();
   const auto g = ctx.grad(0).read<float>();
   if (x.rank() == 0 || g.empty()) {
-    ctx.input_gradients[0] = x.rank() == 0 ? ctx.grad(0) : std::move(result);
+    if (x.rank() == 0) result = ctx.grad(0);
+    ctx.input_gradients[0] = std::move(result);
     return;
   }
   const Shape& to = ctx.grad(0).shape();

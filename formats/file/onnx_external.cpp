@@ -40,7 +40,7 @@ fs::path judge(const std::string& location, const fs::path& folder, const std::s
   std::error_code error;
   const fs::path base = fs::canonical(folder.empty() ? fs::path(".") : folder, error);
   if (error) refuse("but the folder of the model cannot be read");
-  const fs::path path = fs::canonical(base / relative, error);
+  fs::path path = fs::canonical(base / relative, error);
   if (error) refuse("which does not exist beside the model");
   const auto mismatch = std::mismatch(base.begin(), base.end(), path.begin(), path.end());
   if (mismatch.first != base.end()) refuse("a link that leaves the folder of the model");

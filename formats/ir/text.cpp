@@ -205,7 +205,7 @@ class Printer {
     const std::string type = type_text(graph[v].type);
     return (type.empty() ? std::string() : type + " ") + value_name(v);
   }
-  void indent(int depth) { out_.append(static_cast<std::size_t>(2 * depth), ' '); }
+  void indent(int depth) { out_.append(2 * static_cast<std::size_t>(depth), ' '); }
 
   std::string out_;
   std::vector<std::string> names_;  // of the graph that is being printed
