@@ -74,7 +74,7 @@ class Rewriting {
     return graph_.add_value(std::move(value));
   }
 
-  ValueId add(std::string_view op, std::vector<ValueId> inputs, ValueId output, Attrs attrs = {}) {
+  ValueId add(std::string_view op, const std::vector<ValueId>& inputs, ValueId output, Attrs attrs = {}) {
     Node node;
     node.attrs = std::move(attrs);
     node.op = op;

@@ -87,7 +87,7 @@ Bin bin_of(std::int64_t i, std::int64_t bins, std::int64_t start, std::int64_t s
 }
 
 Shape pooled_shape(const Attrs& attrs) {
-  const Shape s = attrs.get("pooled_shape", std::vector<std::int64_t>{});
+  Shape s = attrs.get("pooled_shape", std::vector<std::int64_t>{});
   require(s.size() == 2 && s[0] > 0 && s[1] > 0 && s[0] < 65536 && s[1] < 65536,
           "MaxRoiPool has the pooled_shape " + to_string(s));
   return s;

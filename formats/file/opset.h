@@ -65,9 +65,10 @@ class Step {
   void set_input(std::size_t i, std::string_view role, Tensor data) const;
   ValueId add_constant(std::string_view role, Tensor data) const;
   /// Puts `op` in front of input i: the node then reads its output.
-  ValueId put_before(std::size_t i, std::string_view op, std::vector<ValueId> inputs, std::vector<Attr> attrs) const;
+  ValueId put_before(std::size_t i, std::string_view op, const std::vector<ValueId>& inputs,
+                     std::vector<Attr> attrs) const;
   /// Puts `op` behind output 0, which keeps its value: op reads what the node produces (and `others`).
-  void put_behind(std::string_view op, std::vector<ValueId> others, std::vector<Attr> attrs) const;
+  void put_behind(std::string_view op, const std::vector<ValueId>& others, std::vector<Attr> attrs) const;
 
   /// Data of a value that no run can change: an initializer that is no input, or the output of Constant.
   Tensor constant(ValueId v) const;

@@ -164,7 +164,7 @@ void Step::set_input(std::size_t i, std::string_view role, Tensor data) const {
   set_input(i, add_constant(role, std::move(data)));
 }
 
-ValueId Step::put_before(std::size_t i, std::string_view op, std::vector<ValueId> inputs,
+ValueId Step::put_before(std::size_t i, std::string_view op, const std::vector<ValueId>& inputs,
                          std::vector<Attr> attrs) const {
   const std::string stem = stem_of(graph(), node()) + "/" + std::string(op);
   Value value;
@@ -181,7 +181,7 @@ ValueId Step::put_before(std::size_t i, std::string_view op, std::vector<ValueId
   return made;
 }
 
-void Step::put_behind(std::string_view op, std::vector<ValueId> others, std::vector<Attr> attrs) const {
+void Step::put_behind(std::string_view op, const std::vector<ValueId>& others, std::vector<Attr> attrs) const {
   const std::string stem = stem_of(graph(), node()) + "/" + std::string(op);
   Value value;
   value.name = fresh(level_.names, stem + "_input");
