@@ -180,35 +180,19 @@ class AssignFormats final : public Pass {
   void options(Options& o) override { wish_.options(o); }
 
   void run(Graph& graph, PassContext& ctx) override {
-    refuse_methods(graph, ctx);
-    // A first try tells what there is to choose from. Without what is slower other things may lose their use, hence
-    // again, until nothing is left to drop.
-    std::set<NodeId> too_slow;
-    for (;;) {
-      Graph tried = graph;
-      Journal draft;
-      const std::size_t before = too_slow.size();
-      PassContext quiet{ctx.target, ctx.calibration, draft, ctx.threads, ctx.rng, ctx.rules, ctx.selected, ctx.stop};
-      if (assign::Plan plan(tried, quiet, wish_, too_slow); wants_speed(plan)) {
-        assign_all(plan);
-        add_slower(tried, ctx, too_slow);
-      }
-      if (too_slow.size() == before) break;
-    }
-    assign::Plan plan(graph, ctx, wish_, too_slow);
+    assign::Plan plan(graph, ctx, wish_, wants_speed(ctx) ? slower_nodes(graph, ctx) : std::set<NodeId>{});
+    refuse_methods(plan);
     assign_all(plan);
     explain_rest(plan);
   }
 
  private:
-  void refuse_methods(Graph& graph, PassContext& ctx) const {
-    if (ctx.target.refused_methods.empty()) return;
-    const assign::Plan plan(graph, ctx, wish_);
-    for (const auto& [method, why] : ctx.target.refused_methods) {
-      for (const NodeId n : graph.nodes()) {
+  static void refuse_methods(const assign::Plan& plan) {
+    for (const auto& [method, why] : plan.ctx.target.refused_methods) {
+      for (const NodeId n : plan.graph.nodes()) {
         if (!plan.wants(n, method)) continue;
         throw Error(Code::usage,
-                    "method " + std::string(method) + " is not for " + ctx.target.name + ": " + std::string(why));
+                    "method " + std::string(method) + " is not for " + plan.ctx.target.name + ": " + std::string(why));
       }
     }
   }
@@ -219,9 +203,27 @@ class AssignFormats final : public Pass {
     assign::assign_static(plan);
   }
 
-  static bool wants_speed(const assign::Plan& plan) {
-    const auto nodes = plan.graph.nodes();
-    return std::any_of(nodes.begin(), nodes.end(), [&](NodeId n) { return plan.wish(n).only_faster; });
+  bool wants_speed(const PassContext& ctx) const {
+    return wish_.only_faster || std::any_of(ctx.rules.begin(), ctx.rules.end(), [](const Rule& rule) {
+             return std::any_of(rule.wishes.begin(), rule.wishes.end(),
+                                [](const auto& wish) { return wish.name == "only_faster"; });
+           });
+  }
+
+  /// A first try tells what there is to choose from. Without what is slower other things may lose their use, hence
+  /// again, until nothing is left to drop.
+  std::set<NodeId> slower_nodes(const Graph& graph, PassContext& ctx) const {
+    std::set<NodeId> too_slow;
+    for (;;) {
+      Graph tried = graph;
+      Journal draft;
+      const std::size_t before = too_slow.size();
+      PassContext quiet{ctx.target, ctx.calibration, draft, ctx.threads, ctx.rng, ctx.rules, ctx.selected, ctx.stop};
+      assign::Plan plan(tried, quiet, wish_, too_slow);
+      assign_all(plan);
+      add_slower(tried, ctx, too_slow);
+      if (too_slow.size() == before) return too_slow;
+    }
   }
 
   static void add_slower(const Graph& tried, PassContext& ctx, std::set<NodeId>& too_slow) {

@@ -23,12 +23,8 @@ ValueId input_of(const Node& node, std::size_t i) {
 }
 
 std::string label(const Graph& graph, NodeId id) {
-  const Node& node = graph[id];
-  if (!node.name.empty()) return node.name;
-  for (const ValueId v : node.outputs) {
-    if (v != ValueId::none) return graph[v].name;
-  }
-  return node.op;
+  const std::string_view name = label_of(graph, id);
+  return name.empty() ? graph[id].op : std::string(name);
 }
 
 const Tensor* fixed_constant(const Graph& graph, ValueId v) {

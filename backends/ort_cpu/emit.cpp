@@ -13,10 +13,9 @@ namespace {
 constexpr std::int64_t per_axis_opset = 13;  // QuantizeLinear and DequantizeLinear gain `axis`
 constexpr std::int64_t sub_byte_opset = 21;  // ... and 4-bit and 16-bit codes
 constexpr std::int64_t two_bit_opset = 25;   // ... and 2-bit codes
-constexpr std::int64_t contrib_opset = 17;   // MatMulNBits was seen to run from here on; older files are raised
 
 std::int64_t opset_for(const QuantSpec& spec) {
-  if (spec.grain.kind == Grain::Kind::groups || spec.dynamic) return contrib_opset;
+  if (spec.grain.kind == Grain::Kind::groups || spec.dynamic) return ort_cpu::contrib_opset;
   const int bits = bit_width(ort_cpu::storage_type(*spec.format));
   if (spec.is_bias || bits == 8) return per_axis_opset;
   return bits == 2 ? two_bit_opset : sub_byte_opset;

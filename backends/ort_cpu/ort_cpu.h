@@ -12,6 +12,16 @@ Target ort_cpu_target();
 
 namespace ort_cpu {
 
+/// MatMulNBits was seen to run from this operator set on; older files are raised to it.
+constexpr std::int64_t contrib_opset = 17;
+
+/// What all providers of ONNX Runtime share: version, newest operator set and IR, domains.
+Target onnx_runtime();
+/// MatMul and Gemm on MatMulNBits with weights in `weights` (and activations in `activations` inside, where any), and
+/// tables on GatherBlockQuantized; in this order.
+std::vector<Ability> weight_only_abilities(const std::vector<std::string_view>& weights,
+                                           const std::vector<std::string_view>& activations);
+
 /// What the runtime's kernels take.
 std::vector<KernelCost> rates();
 

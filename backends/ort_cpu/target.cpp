@@ -10,8 +10,8 @@ using Positions = std::vector<int>;
 
 const std::vector<std::string_view> activations{"uint8", "int8"};
 const std::vector<std::string_view> static_weights{"int8", "int7", "int6", "int5", "uint8"};
+const std::vector<Need> plain_gemm{{"alpha", 1.0F, 1.0F}, {"transA", std::int64_t{0}, std::int64_t{0}}};
 const std::vector<std::string_view> blocked_weights{"int4", "int8", "int2", "uint4", "uint8", "uint2"};
-const std::vector<std::int64_t> blocks{16, 32, 64, 128, 256};
 
 Ability product(std::string_view op, std::string_view note) {
   Ability row{};
@@ -41,7 +41,7 @@ Ability gemm() {
   row.bias_input = 2;
   row.needs_constant_weight = true;
   row.weight_axes = {0, 1};
-  row.needs = {{"alpha", 1.0F, 1.0F}, {"transA", std::int64_t{0}, std::int64_t{0}}};
+  row.needs = plain_gemm;
   return row;
 }
 
@@ -81,20 +81,6 @@ Ability move(std::string_view op, std::vector<Need> needs = {}) {
   return row;
 }
 
-Ability weight_only(std::string_view op, std::string_view note) {
-  Ability row{};
-  row.op = op;
-  row.role = Role::weight_only;
-  row.data_inputs = {0};
-  row.weight_input = 1;
-  row.needs_constant_weight = true;
-  row.activation_formats = {"int8"};
-  row.weight_formats = blocked_weights;
-  row.groups = blocks;
-  row.note = note;
-  return row;
-}
-
 Ability dynamic(std::string_view op) {
   Ability row{};
   row.op = op;
@@ -109,7 +95,6 @@ Ability dynamic(std::string_view op) {
 }
 
 std::vector<Ability> table() {
-  const Need plain_alpha{"alpha", 1.0F, 1.0F}, untransposed{"transA", std::int64_t{0}, std::int64_t{0}};
   std::vector<Ability> rows;
   rows.push_back(conv());
   rows.push_back(matmul());
@@ -134,35 +119,65 @@ std::vector<Ability> table() {
   rows.push_back(move("MaxPool", {{"storage_order", std::int64_t{0}, std::int64_t{0}}}));
   rows.push_back(move("Resize", {{"mode", std::string_view("nearest"), std::string_view("nearest")}}));
 
-  rows.push_back(weight_only("MatMul", "MatMulNBits"));
-  rows.push_back(weight_only("Gemm", "MatMulNBits with its bias"));
-  rows.back().bias_input = 2;
-  rows.back().needs = {plain_alpha, untransposed};
-  rows.push_back(weight_only("Gather", "GatherBlockQuantized: rows of the table are dequantized as they are read"));
-  rows.back().data_inputs = {};
-  rows.back().weight_input = 0;
-  rows.back().activation_formats = {};
-  rows.back().weight_formats = {"int4", "uint4", "uint8", "int8"};
-  rows.back().needs = {{"axis", std::int64_t{0}, std::int64_t{0}}};
+  for (Ability& row : ort_cpu::weight_only_abilities(blocked_weights, {"int8"})) rows.push_back(std::move(row));
 
   rows.push_back(dynamic("MatMul"));
   rows.push_back(dynamic("Gemm"));
   rows.back().bias_input = 2;
-  rows.back().needs = {plain_alpha, untransposed};
+  rows.back().needs = plain_gemm;
   return rows;
 }
 
 }  // namespace
 
-Target ort_cpu_target() {
+namespace ort_cpu {
+
+std::vector<Ability> weight_only_abilities(const std::vector<std::string_view>& weights,
+                                           const std::vector<std::string_view>& activations) {
+  Ability product{};
+  product.op = "MatMul";
+  product.role = Role::weight_only;
+  product.data_inputs = {0};
+  product.weight_input = 1;
+  product.needs_constant_weight = true;
+  product.activation_formats = activations;
+  product.weight_formats = weights;
+  product.groups = {16, 32, 64, 128, 256};
+  product.note = "MatMulNBits";
+
+  Ability gemm = product;
+  gemm.op = "Gemm";
+  gemm.bias_input = 2;
+  gemm.needs = plain_gemm;
+  gemm.note = "MatMulNBits with its bias";
+
+  Ability table = product;
+  table.op = "Gather";
+  table.data_inputs = {};
+  table.weight_input = 0;
+  table.activation_formats = {};
+  table.weight_formats = {"int4", "uint4", "uint8", "int8"};
+  table.needs = {{"axis", std::int64_t{0}, std::int64_t{0}}};
+  table.note = "GatherBlockQuantized: rows of the table are dequantized as they are read";
+  return {product, gemm, table};
+}
+
+Target onnx_runtime() {
   Target target;
-  target.name = "ort-cpu";
-  target.runtime = "ONNX Runtime";
   target.version = "1.31";
-  target.instruction_set = "avx512-vnni";
   target.max_opset = 26;
   target.max_ir = 13;
   target.domains = {"com.microsoft"};
+  return target;
+}
+
+}  // namespace ort_cpu
+
+Target ort_cpu_target() {
+  Target target = ort_cpu::onnx_runtime();
+  target.name = "ort-cpu";
+  target.runtime = "ONNX Runtime";
+  target.instruction_set = "avx512-vnni";
   target.abilities = table();
   target.costs = ort_cpu::rates();
   target.arithmetic.weight_only_activation_bits = 8;

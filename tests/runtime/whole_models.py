@@ -119,13 +119,20 @@ def check_cuda_form(suite):
         compare(folder, source, written, feeds, 16, {"MatMulNBits": 20}, set())
 
 
+def skipped_without_models(suite, title):
+    import datasets
+    if (datasets.DATA / "models").exists():
+        return False
+    suite.skip(title, "no real models on this machine")
+    return True
+
+
 def check_announced(suite):
     """Files that run slower than the float model are said to be so; faster ones are not."""
     import datasets
     for name, slower in (("mnist8", True), ("resnet20", False), ("squeezenet", False)):
         title = f"{name}: {'slower' if slower else 'not slower'} than float, said before anybody measures"
-        if not (datasets.DATA / "models").exists():
-            suite.skip(title, "no real models on this machine")
+        if skipped_without_models(suite, title):
             continue
         with suite.case(title) as folder:
             source, calib, _, _ = datasets.job(name)
@@ -161,8 +168,7 @@ def check_real(suite):
     ]
     for name, recipe, decibels, kernels, absent in jobs:
         title = f"{name}, {recipe}"
-        if not (datasets.DATA / "models").exists():
-            suite.skip(title, "no real models on this machine")
+        if skipped_without_models(suite, title):
             continue
         with suite.case(title) as folder:
             source, calib, evaluation, _ = datasets.job(name)
