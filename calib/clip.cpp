@@ -82,8 +82,8 @@ double divergence(const Even& even, int first, int last, const NumberFormat& for
   for (int i = first; i < last; ++i) middles.write<float>()[static_cast<std::size_t>(i - first)] = even.middle(i);
   const Limits range{even.middle(first) - static_cast<float>(even.width) / 2,
                      even.middle(last - 1) + static_cast<float>(even.width) / 2};
-  const Tensor codes = quantize(middles, spec_for(format, symmetric, symmetric ? balanced(range) : range));
-  const auto code = codes.read<std::uint16_t>();
+  const Tensor rounded = fake_quantize(middles, spec_for(format, symmetric, symmetric ? balanced(range) : range));
+  const auto code = rounded.read<float>();  // one value per code
   for (std::size_t from = 0; from < n;) {
     std::size_t to = from, filled = 0;
     double sum = 0;

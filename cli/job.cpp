@@ -7,6 +7,7 @@
 #include "backends/backend.h"
 #include "calib/data.h"
 #include "calib/executor.h"
+#include "calib/op.h"
 #include "cli/data_options.h"
 #include "cli/gate.h"
 #include "cli/report.h"
@@ -98,9 +99,22 @@ void check_stop(const std::stop_token& stop) {
   if (stop.stop_requested()) throw Error(Code::interrupted, "interrupted; nothing was written");
 }
 
+/// Shapes where none are declared: what a conversion between operator sets does can depend on them. The file gets
+/// declarations only where the input had them.
+void know_shapes(Graph& graph) {
+  Graph typed = graph;
+  infer_types(typed);
+  for (const ValueId v : graph.values()) {
+    if (!graph[v].type.known_rank) graph[v].type = typed[v].type;
+  }
+}
+
 /// The graph at an opset and IR version that the target loads.
 void fit_versions(Graph& graph, const Target& target) {
-  if (target.max_opset > 0 && graph.opset() > target.max_opset) convert_opset(graph, target.max_opset);
+  if (target.max_opset > 0 && graph.opset() > target.max_opset) {
+    know_shapes(graph);
+    convert_opset(graph, target.max_opset);
+  }
   if (target.max_ir > 0 && graph.model->ir_version > target.max_ir) {
     ModelInfo info = *graph.model;
     info.ir_version = target.max_ir;
@@ -235,6 +249,7 @@ JobResult run_job(const JobRequest& request, Journal& journal) {
   check_stop(request.stop);
 
   journal.progress({"write", 0, 0});
+  know_shapes(graph);
   Graph lowered = plan.emitter->lower(graph, target, journal);
   verify(lowered);
   sign(lowered, request, plan, calib.get());

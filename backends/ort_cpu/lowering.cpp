@@ -200,19 +200,10 @@ QuantSpec resolved(const QuantSpec& spec, const Tensor& data) {
 DType storage_type(const NumberFormat& format) {
   if (format.onnx) return *format.onnx;
   QTOOL_ENSURE(format.is_integer && format.bits <= 8, "codes without an ONNX type of their own are small integers");
-  return format.lowest < 0 ? DType::i8 : DType::u8;
+  return code_type(format);
 }
 
-Tensor stored_codes(const QuantSpec& spec) {
-  const DType dtype = storage_type(*spec.format);
-  if (spec.format->onnx) return pack_codes(spec.codes, spec);
-  Tensor packed(dtype, spec.codes.shape());
-  const auto to = packed.write_bytes();
-  const auto from = spec.codes.bytes();
-  const std::size_t stride = from.size() / std::max<std::size_t>(1, to.size());  // codes of 1 or 2 bytes
-  for (std::size_t i = 0; i < to.size(); ++i) to[i] = from[i * stride];
-  return packed;
-}
+Tensor stored_codes(const QuantSpec& spec) { return spec.format->onnx ? pack_codes(spec.codes, spec) : spec.codes; }
 
 Tensor stored_zero_point(const QuantSpec& spec, DType dtype) {
   Tensor zero(dtype, spec.scale.shape());

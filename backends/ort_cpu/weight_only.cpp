@@ -39,16 +39,14 @@ Columns cut(const QuantSpec& spec, const Shape& shape, int k_axis) {
   c.codes.resize(static_cast<std::size_t>(c.n * c.k));
   c.scales.resize(static_cast<std::size_t>(c.n * c.blocks));
   c.zero_points.resize(c.scales.size());
-  const bool wide = spec.codes.dtype() != DType::u8;
+  QTOOL_ENSURE(spec.codes.dtype() == code_type(*spec.format), "codes are held in the type of their format");
   const auto bytes = spec.codes.bytes();
-  const std::size_t step = wide ? 2 : 1;  // the low byte of a two's complement code is all that 8 bits need
   const auto scale = spec.scale.read<float>();
   const auto zero = spec.zero_point.empty() ? std::span<const std::int32_t>{} : spec.zero_point.read<std::int32_t>();
   for (std::int64_t n = 0; n < c.n; ++n) {
     for (std::int64_t k = 0; k < c.k; ++k) {
       const auto from = static_cast<std::size_t>(k * k_stride + n * n_stride);
-      c.codes[static_cast<std::size_t>(n * c.k + k)] =
-          static_cast<std::uint8_t>(static_cast<int>(bytes[from * step]) + shift);
+      c.codes[static_cast<std::size_t>(n * c.k + k)] = static_cast<std::uint8_t>(static_cast<int>(bytes[from]) + shift);
     }
     for (std::int64_t b = 0; b < c.blocks; ++b) {
       const auto from = static_cast<std::size_t>(b * b_stride + n * s_stride),

@@ -265,11 +265,39 @@ void dilations_down(const Step& s) {
   s.node().attrs.erase("dilations");
 }
 
-/// The text of version 1 put an odd pad at the other end.
+/// Padding that a formula gives is split the other way in version 1, which only shows where it is odd.
 void conv_transpose11(const Step& s) {
-  const std::string pad = s.node().attrs.get("auto_pad", "NOTSET");
-  if ((pad != "NOTSET" && pad != "VALID") || s.node().attrs.has("output_shape")) {
-    s.refuse("leaves the padding to a formula that the versions define differently");
+  const Attrs& attrs = s.node().attrs;
+  const std::string pad = attrs.get("auto_pad", "NOTSET");
+  const Ints output = attrs.get("output_shape", Ints{});
+  if ((pad == "NOTSET" || pad == "VALID") && output.empty()) return;
+  const Shape* image = shape_of(s, s.input(0));
+  const Shape* weights = shape_of(s, s.input(1));
+  const std::size_t axes = image != nullptr && image->size() > 2 ? image->size() - 2 : 0;
+  const Ints ones(axes, 1), zeros(axes, 0);
+  const Ints stride = attrs.get("strides", ones), dilation = attrs.get("dilations", ones);
+  const Ints room = attrs.get("output_padding", zeros);
+  // The last entries are the spatial axes; products of two stay far from overflow.
+  const auto per_axis = [axes](const std::vector<std::int64_t>& list) {
+    return (list.size() == axes || list.size() == axes + 2) &&
+           std::all_of(list.end() - static_cast<std::ptrdiff_t>(axes), list.end(),
+                       [](std::int64_t x) { return x >= 0 && x < std::int64_t{1} << 30; });
+  };
+  const auto spatial = [axes](const std::vector<std::int64_t>& list, std::size_t i) {
+    return list[list.size() - axes + i];
+  };
+  if (axes == 0 || weights == nullptr || !per_axis(*image) || !per_axis(*weights) || !per_axis(stride) ||
+      !per_axis(dilation) || !per_axis(room) || (!output.empty() && !per_axis(output))) {
+    s.refuse("leaves its padding to a formula, and its extents are not known");
+  }
+  for (std::size_t i = 0; i < axes; ++i) {
+    const std::int64_t in = spatial(*image, i), step = spatial(stride, i);
+    const std::int64_t full =
+        (in - 1) * step + spatial(room, i) + (spatial(*weights, i) - 1) * spatial(dilation, i) + 1;
+    const std::int64_t out = output.empty() ? in * step : spatial(output, i);
+    if (full > out && (full - out) % 2 != 0) {
+      s.refuse("pads by an odd number that a formula gives, and the versions put the odd row at different ends");
+    }
   }
 }
 

@@ -166,10 +166,23 @@ void for_each_chunk(std::span<const float> x, const QuantSpec& spec, const Shape
   });
 }
 
-void decode_codes(std::span<const std::uint16_t> codes, std::span<float> out, const QuantSpec& spec, const Shape& shape,
-                  const Steps& steps) {
-  spec.format->decode(codes, out);
-  for_each_run(spec.grain, shape, [&](const Run& r) {
+/// Codes of any of the three types, widened piece by piece: what the tables of number formats read.
+void decode_codes(const Tensor& codes, std::span<float> out, const QuantSpec& spec, const Steps& steps) {
+  constexpr std::size_t chunk = 2048;
+  std::uint16_t wide[chunk];
+  const auto widen = [&](const auto in) {
+    for (std::size_t from = 0; from < in.size(); from += chunk) {
+      const std::size_t n = std::min(chunk, in.size() - from);
+      for (std::size_t i = 0; i < n; ++i) wide[i] = static_cast<std::uint16_t>(in[from + i]);
+      spec.format->decode({wide, n}, out.subspan(from, n));
+    }
+  };
+  switch (codes.dtype()) {
+    case DType::i8: widen(codes.read<std::int8_t>()); break;
+    case DType::u8: widen(codes.read<std::uint8_t>()); break;
+    default: spec.format->decode(codes.read<std::uint16_t>(), out);
+  }
+  for_each_run(spec.grain, codes.shape(), [&](const Run& r) {
     for (std::size_t i = 0; i < r.length; ++i) {
       const std::size_t s = r.scale + (r.each ? i : 0);
       float& v = out[r.begin + i];
@@ -183,13 +196,24 @@ std::size_t scales_for(const QuantSpec& spec, const Shape& x) {
   return index(element_count(scale_shape(spec.grain, x)));
 }
 
-/// u8 codes, as specs may hold them, as u16.
-Tensor wide_codes(const Tensor& codes) {
-  if (bit_width(codes.dtype()) == 16) return codes.viewed_as(DType::u16);
-  Tensor wide(DType::u16, codes.shape());
-  const auto in = codes.read<std::uint8_t>();
-  std::copy(in.begin(), in.end(), wide.write<std::uint16_t>().begin());
-  return wide;
+template <class T>
+void encode(const Tensor& x, std::span<T> out, const QuantSpec& spec, const Steps& steps) {
+  const auto in = x.read<float>();
+  if (spec.format->is_integer) {
+    for_each_run(spec.grain, x.shape(), [&](const Run& r) {
+      for (std::size_t i = 0; i < r.length; ++i) {
+        const std::size_t s = r.scale + (r.each ? i : 0);
+        const float v = in[r.begin + i] - steps.minimum[s];
+        const float code = level(v, steps.scale[s], steps.low[s], steps.high[s]) + steps.zero[s];
+        out[r.begin + i] = static_cast<T>(static_cast<std::int32_t>(code));
+      }
+    });
+    return;
+  }
+  for_each_chunk(in, spec, x.shape(), steps, [&](const Run& r, std::size_t from, std::span<const std::uint16_t> c) {
+    std::transform(c.begin(), c.end(), out.begin() + static_cast<std::ptrdiff_t>(r.begin + from),
+                   [](std::uint16_t code) { return static_cast<T>(code); });
+  });
 }
 
 Tensor quantize_bias(const Tensor& x, const QuantSpec& spec) {
@@ -378,30 +402,24 @@ std::vector<double> squared_errors(const Tensor& x, const Tensor& y, const Grain
   return sums;
 }
 
+DType code_type(const NumberFormat& format) {
+  if (format.bits > 8) return DType::u16;
+  return format.is_integer && format.lowest < 0 ? DType::i8 : DType::u8;
+}
+
 Tensor quantize(const Tensor& x, const QuantSpec& spec) {
   if (spec.is_bias) return quantize_bias(x, spec);
   if (!spec.codes.empty()) {
     QTOOL_ENSURE(spec.codes.shape() == x.shape(), "chosen codes have the shape of their value");
-    return wide_codes(spec.codes);
+    return spec.codes;
   }
   const Steps steps = steps_of(spec, scales_for(spec, x.shape()));
-  Tensor codes(DType::u16, x.shape());
-  const auto in = x.read<float>();
-  const auto out = codes.write<std::uint16_t>();
-  if (spec.format->is_integer) {
-    for_each_run(spec.grain, x.shape(), [&](const Run& r) {
-      for (std::size_t i = 0; i < r.length; ++i) {
-        const std::size_t s = r.scale + (r.each ? i : 0);
-        const float v = in[r.begin + i] - steps.minimum[s];
-        const float code = level(v, steps.scale[s], steps.low[s], steps.high[s]) + steps.zero[s];
-        out[r.begin + i] = static_cast<std::uint16_t>(static_cast<std::int32_t>(code));
-      }
-    });
-    return codes;
+  Tensor codes = Tensor::unset(code_type(*spec.format), x.shape());
+  switch (codes.dtype()) {
+    case DType::i8: encode(x, codes.write<std::int8_t>(), spec, steps); break;
+    case DType::u8: encode(x, codes.write<std::uint8_t>(), spec, steps); break;
+    default: encode(x, codes.write<std::uint16_t>(), spec, steps);
   }
-  for_each_chunk(in, spec, x.shape(), steps, [&](const Run& r, std::size_t from, std::span<const std::uint16_t> c) {
-    std::copy(c.begin(), c.end(), out.begin() + static_cast<std::ptrdiff_t>(r.begin + from));
-  });
   return codes;
 }
 
@@ -418,8 +436,7 @@ Tensor dequantize(const Tensor& codes, const QuantSpec& spec) {
     });
     return x;
   }
-  const Tensor wide = wide_codes(codes);
-  decode_codes(wide.read<std::uint16_t>(), out, spec, codes.shape(), steps);
+  decode_codes(codes, out, spec, steps);
   return x;
 }
 
@@ -462,16 +479,15 @@ Tensor pack_codes(const Tensor& codes, const QuantSpec& spec) {
   QTOOL_ENSURE(spec.format != nullptr && spec.format->onnx.has_value(), "only formats with an ONNX type are packed");
   const DType dtype = *spec.format->onnx;
   if (codes.dtype() == DType::i32) return codes;  // a bias
-  const Tensor wide = wide_codes(codes);
-  if (bit_width(dtype) == 16) return wide.viewed_as(dtype);
-  Tensor packed(dtype, codes.shape());
-  const auto in = wide.read<std::uint16_t>();
-  const auto out = packed.write_bytes();
   const auto bits = static_cast<unsigned>(bit_width(dtype));
+  if (bits == static_cast<unsigned>(bit_width(codes.dtype()))) return codes.viewed_as(dtype);
+  Tensor packed(dtype, codes.shape());
+  const auto in = codes.bytes();
+  const auto out = packed.write_bytes();
   const std::uint32_t mask = (1u << bits) - 1u;
   std::size_t bit = 0;
   for (std::size_t i = 0; i < in.size(); ++i, bit += bits) {
-    const std::uint32_t word = (in[i] & mask) << (bit % 8);
+    const std::uint32_t word = (static_cast<std::uint32_t>(in[i]) & mask) << (bit % 8);
     out[bit / 8] |= static_cast<std::byte>(word & 0xffu);
     if (word > 0xffu) out[bit / 8 + 1] |= static_cast<std::byte>(word >> 8);
   }
@@ -485,16 +501,16 @@ Tensor unpack_codes(const Tensor& packed) {
   if (bits == 16) return packed.viewed_as(DType::u16);
   QTOOL_ENSURE(bits > 0 && bits <= 8, "packed codes are of 16 bits or fewer");
   const bool is_signed = dtype == DType::i8 || dtype == DType::i4 || dtype == DType::i2;
-  Tensor codes(DType::u16, packed.shape());
+  Tensor codes(is_signed ? DType::i8 : DType::u8, packed.shape());
   const auto in = packed.bytes();
-  const auto out = codes.write<std::uint16_t>();
+  const auto out = codes.write_bytes();
   const std::uint32_t mask = (1u << bits) - 1u, sign = 1u << (bits - 1);
   std::size_t bit = 0;
   for (std::size_t i = 0; i < out.size(); ++i, bit += bits) {
     std::uint32_t word = static_cast<std::uint32_t>(in[bit / 8]);
     if (bit % 8 + bits > 8) word |= static_cast<std::uint32_t>(in[bit / 8 + 1]) << 8;
     const std::uint32_t code = (word >> (bit % 8)) & mask;
-    out[i] = static_cast<std::uint16_t>(is_signed && (code & sign) != 0 ? code | ~mask : code);
+    out[i] = static_cast<std::byte>(is_signed && (code & sign) != 0 ? code | ~mask : code);
   }
   return codes;
 }

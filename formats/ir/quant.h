@@ -47,7 +47,7 @@ struct QuantSpec {
   Tensor second_scale;   // one level up (NVFP4); usually empty
   Tensor zero_point;     // i32, shape of scale; empty: zero
   Tensor minimum;        // f32, real offset for formats without integer zero point; usually empty
-  Tensor codes;          // constants only: u8 or u16 per code, shape of x; empty: nearest code
+  Tensor codes;          // constants only: code_type(format), shape of x; empty: nearest code
   bool dynamic = false;  // true: scales are meant to be taken at run time
   /// A bias: int32 with scale = product of the scales of this node's inputs 0 and 1 (x and weight).
   bool is_bias = false;
@@ -71,9 +71,13 @@ void ranges_of(const Tensor& x, const Grain& grain, std::vector<float>& low, std
 /// Sum of squared differences of two float32 tensors of one shape, per scale of `grain`.
 std::vector<double> squared_errors(const Tensor& x, const Tensor& y, const Grain& grain);
 
-/// Codes of a float32 tensor under a spec with scales: u16 tensor of the shape of x holding each code's bits
-/// (two's complement for signed integers, sign-extended to int16). Uses spec.codes when present. NaN becomes the
-/// zero point of integers. A bias (is_bias): i32 codes instead, scale must be present.
+/// How codes are held, one element each: i8 for signed integers of 8 bits or fewer, u8 for other formats of 8 bits or
+/// fewer, the bits in u16 above.
+DType code_type(const NumberFormat&);
+
+/// Codes of a float32 tensor under a spec with scales: a tensor of code_type(*spec.format) and the shape of x. Uses
+/// spec.codes when present. NaN becomes the zero point of integers. A bias (is_bias): i32 codes instead, scale must be
+/// present.
 Tensor quantize(const Tensor& x, const QuantSpec& spec);
 /// float32 values of such codes.
 Tensor dequantize(const Tensor& codes, const QuantSpec& spec);
@@ -83,6 +87,7 @@ Tensor fake_quantize(const Tensor& x, const QuantSpec& spec);
 
 /// Codes packed as ONNX stores them: dtype spec.format->onnx, shape of `codes`.
 Tensor pack_codes(const Tensor& codes, const QuantSpec& spec);
+/// One element per code again, i8 or u8, or u16 for types of 16 bits.
 Tensor unpack_codes(const Tensor& packed);
 
 }  // namespace qtool

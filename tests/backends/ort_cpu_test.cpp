@@ -352,11 +352,11 @@ TEST_CASE("weights: MatMulNBits packs as in the worked example, tails and odd ro
   s.grain = {Grain::Kind::groups, 0, 32, 0};
   s.scale = Tensor::of<float>({3, 2}, {1, 10, 2, 20, 3, 30});
   s.zero_point = Tensor::of<std::int32_t>({3, 2}, {1, 4, 2, 5, 3, 6});
-  s.codes = Tensor(DType::u16, {80, 2});
-  const auto codes = s.codes.write<std::uint16_t>();
+  s.codes = Tensor(DType::u8, {80, 2});
+  const auto codes = s.codes.write<std::uint8_t>();
   for (std::size_t k = 0; k < 80; ++k) {
-    codes[2 * k] = static_cast<std::uint16_t>(k % 16);
-    codes[2 * k + 1] = static_cast<std::uint16_t>(15 - k % 16);
+    codes[2 * k] = static_cast<std::uint8_t>(k % 16);
+    codes[2 * k + 1] = static_cast<std::uint8_t>(15 - k % 16);
   }
   decide(g, "y", 1, shared(s));
   const Lowered l = lower(g);

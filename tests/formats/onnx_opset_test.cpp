@@ -178,6 +178,21 @@ TEST_CASE("convert_opset: experimental operators are spelled out, before version
   CHECK(contains(refusal(11, 13, "g (float[1] x) => (float[1] y) { y = Affine <alpha = 2.0> (x) }"), "no operator"));
 }
 
+TEST_CASE("convert_opset: padding of a transposed convolution that a formula gives") {
+  const auto body = [](const std::string& attributes, const std::string& image = "1,1,4,4") {
+    return "g (float[" + image +
+           "] x, float[1,1,3,3] w) => (float[1,1,8,8] y) { y = ConvTranspose <strides = [2, 2], " + attributes +
+           "> (x, w) }";
+  };
+  // 2 * 3 + 3 = 9 rows without padding: 7 are an even pad of 2, 10 need none, and 8 would lose one row at one end.
+  CHECK(converted(7, 13, body("output_shape = [7, 10]")) ==
+        "y = ConvTranspose <strides = [2, 2], output_shape = [7, 10]> (x, w)\n");
+  CHECK(contains(refusal(7, 13, body("output_shape = [8, 7]")), "odd number"));
+  CHECK(contains(refusal(7, 13, body("auto_pad = \"SAME_UPPER\"")), "odd number"));
+  CHECK(contains(refusal(7, 13, body("output_shape = [7, 7]", "1,1,h,4")), "not known"));
+  CHECK(contains(converted(7, 13, body("auto_pad = \"VALID\"", "1,1,h,4")), "VALID"));
+}
+
 TEST_CASE("convert_opset: real models go up") {
   if (test::data_dir().empty()) return test::skip("real models", "no shared data here");
   int done = 0;

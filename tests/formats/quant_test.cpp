@@ -20,7 +20,8 @@ Tensor i32(Shape shape, std::initializer_list<std::int32_t> v) { return Tensor::
 
 std::vector<int> signed_codes(const Tensor& codes) {
   std::vector<int> out;
-  for (const std::uint16_t c : codes.read<std::uint16_t>()) out.push_back(static_cast<std::int16_t>(c));
+  const Tensor values = to_f32(codes);
+  for (const float c : values.read<float>()) out.push_back(static_cast<int>(c));
   return out;
 }
 
@@ -35,9 +36,10 @@ Tensor known_vector() {
 
 std::string hex_codes(const Tensor& codes, int digits, std::uint16_t mask) {
   std::string out;
-  for (const std::uint16_t c : codes.read<std::uint16_t>()) {
+  const Tensor values = to_f32(codes);
+  for (const float c : values.read<float>()) {
     char text[8];
-    std::snprintf(text, sizeof text, "%0*X", digits, static_cast<unsigned>(c & mask));
+    std::snprintf(text, sizeof text, "%0*X", digits, static_cast<unsigned>(static_cast<int>(c) & mask));
     out += text;
   }
   return out;
@@ -236,17 +238,13 @@ TEST_CASE("onnx-quantized 9: DynamicQuantizeLinear") {
 TEST_CASE("onnx-quantized 1: INT4 and INT2 packing") {
   QuantSpec s;
   s.format = &number::int4;
-  Tensor codes(DType::u16, {2, 3});
-  const int four[] = {-8, -1, 0, 1, 7, -2};
-  for (std::size_t i = 0; i < 6; ++i) codes.write<std::uint16_t>()[i] = static_cast<std::uint16_t>(four[i]);
+  const Tensor codes = Tensor::of<std::int8_t>({2, 3}, std::vector<std::int8_t>{-8, -1, 0, 1, 7, -2});
   const Tensor p4 = pack_codes(codes, s);
   CHECK(p4.dtype() == DType::i4);
   CHECK(std::vector<int>(p4.read<std::uint8_t>().begin(), p4.read<std::uint8_t>().end()) ==
         std::vector<int>{0xf8, 0x10, 0xe7});
   s.format = &number::int2;
-  Tensor two(DType::u16, {5});
-  const int values[] = {-2, -1, 0, 1, 1};
-  for (std::size_t i = 0; i < 5; ++i) two.write<std::uint16_t>()[i] = static_cast<std::uint16_t>(values[i]);
+  const Tensor two = Tensor::of<std::int8_t>({5}, std::vector<std::int8_t>{-2, -1, 0, 1, 1});
   const Tensor p2 = pack_codes(two, s);
   CHECK(std::vector<int>(p2.read<std::uint8_t>().begin(), p2.read<std::uint8_t>().end()) ==
         std::vector<int>{0x4e, 0x01});

@@ -59,10 +59,10 @@ TEST_CASE("round_nearest: number-formats 2: asymmetric 4 bit, group 32") {
   const QuantSpec& spec = rounded(g);
   CHECK(spec.scale.read<float>()[0] == 0.5875F);
   CHECK(spec.zero_point.read<std::int32_t>()[0] == 12);
-  const std::vector<std::uint16_t> codes = {10, 14, 11, 15, 12, 0,  13, 10, 14, 11, 15, 12, 9,  13, 10, 14,
-                                            11, 9,  13, 10, 14, 11, 15, 12, 9,  13, 10, 14, 11, 15, 12, 9};
-  const auto got = spec.codes.read<std::uint16_t>();
-  CHECK(std::vector<std::uint16_t>(got.begin(), got.end()) == codes);
+  const std::vector<std::uint8_t> codes = {10, 14, 11, 15, 12, 0,  13, 10, 14, 11, 15, 12, 9,  13, 10, 14,
+                                           11, 9,  13, 10, 14, 11, 15, 12, 9,  13, 10, 14, 11, 15, 12, 9};
+  const auto got = spec.codes.read<std::uint8_t>();
+  CHECK(std::vector<std::uint8_t>(got.begin(), got.end()) == codes);
   CHECK(squared_error(g) == doctest::Approx(0.69921875).epsilon(1e-6));
 }
 
@@ -110,10 +110,10 @@ TEST_CASE("round_nearest: scales and codes that are there already stay") {
   QuantSpec spec = spec_of(number::int8, {}, true);
   spec.scale = Tensor::scalar(0.5F);
   Graph g = product({2, 1}, {1, 2}, spec);
-  CHECK(rounded(g).codes.read<std::uint16_t>()[1] == 4);
-  spec.codes = Tensor::of<std::uint16_t>({2, 1}, {9, 9});
+  CHECK(rounded(g).codes.read<std::int8_t>()[1] == 4);
+  spec.codes = Tensor::of<std::int8_t>({2, 1}, {9, 9});
   Graph chosen = product({2, 1}, {1, 2}, spec);
-  CHECK(rounded(chosen).codes.read<std::uint16_t>()[1] == 9);
+  CHECK(rounded(chosen).codes.read<std::int8_t>()[1] == 9);
 }
 
 TEST_CASE("round_nearest: activations and float nodes are left alone") {
@@ -165,6 +165,6 @@ TEST_CASE("round_nearest: a bias beyond int32 enlarges the scale of its channel"
   const auto scale = w.scale.read<float>();
   CHECK(scale[0] == 1.0F / 127);
   CHECK(100.0F / (0.01F * scale[1]) <= 2147483647.0F);
-  CHECK(w.codes.read<std::uint16_t>()[1] == 0);
+  CHECK(w.codes.read<std::int8_t>()[1] == 0);
   CHECK(bench.count("change") == 1);
 }
