@@ -215,11 +215,12 @@ struct ErrorStats::Round {
   QTOOL_INLINE void add(const float* x, const float* y) {
     std::array<float, lanes> us, vs;
     for (std::size_t k = 0; k < lanes; ++k) {
-      const bool finite = (std::fabs(x[k]) < inf) & (std::fabs(y[k]) < inf);
+      const float size_x = std::fabs(x[k]), size_y = std::fabs(y[k]);
+      const bool finite = (size_x < inf) & (size_y < inf);
       const bool alike = (x[k] == y[k]) | ((x[k] != x[k]) & (y[k] != y[k]));
       const float down = finite ? y[k] : inf, up = finite ? y[k] : -inf;
       usable[k] += finite ? 1 : 0;
-      differ[k] += finite | alike ? 0 : 1;
+      differ[k] += (finite | alike) ? 0 : 1;
       low[k] = down < low[k] ? down : low[k];
       high[k] = up > high[k] ? up : high[k];
       us[k] = finite ? x[k] : 0.0F;

@@ -8,10 +8,12 @@
 
 #include <cerrno>
 #include <cstring>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "formats/base/error.h"
+#include "formats/file/reader.h"
 
 namespace qtool {
 namespace fs = std::filesystem;
@@ -76,14 +78,29 @@ std::uintmax_t Staging::bytes() const {
 }
 
 void Staging::publish(bool no_clobber) {
+  const fs::path folder = folder_of(output_);
+  std::set<fs::path> stale, placed;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    if (is_data_file_of(output_, entry.path())) stale.insert(entry.path().filename());
+  }
   std::vector<fs::path> others;
   for (const auto& entry : fs::directory_iterator(folder_)) {
     if (entry.path() != file()) others.push_back(entry.path());
   }
-  // Weights before the model that names them.
-  for (const fs::path& other : others) move_into_place(other, folder_of(output_) / other.filename(), false);
-  move_into_place(file(), output_, no_clobber);
-  const int dir = ::open(folder_of(output_).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  // Weights before the model that names them, under names that the old model does not use unless they are the same.
+  for (const fs::path& other : others) {
+    move_into_place(other, folder / other.filename(), false);
+    if (stale.erase(other.filename()) == 0) placed.insert(other.filename());
+  }
+  std::error_code ignored;
+  try {
+    move_into_place(file(), output_, no_clobber);
+  } catch (...) {
+    for (const fs::path& name : placed) fs::remove(folder / name, ignored);
+    throw;
+  }
+  for (const fs::path& name : stale) fs::remove(folder / name, ignored);
+  const int dir = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (dir >= 0) {  // the renames must survive a power cut
     ::fsync(dir);
     ::close(dir);

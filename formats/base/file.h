@@ -44,6 +44,8 @@ class OutputFile {
   std::size_t size() const { return size_; }
   /// Where the bytes are until publish(); flushed, for a check that reads the file back.
   const std::filesystem::path& flush();
+  /// Another name in the same folder, where it follows from what was written.
+  void rename_target(std::string_view file_name) { target_.replace_filename(file_name); }
   /// Flushes to the disk, then renames over the target.
   void publish();
 

@@ -6,8 +6,12 @@
 #include <algorithm>
 #include <cstring>
 #include <set>
+#include <string>
+#include <vector>
 
 #include "formats/base/error.h"
+#include "formats/base/file.h"
+#include "formats/base/hash.h"
 #include "formats/file/onnx_internal.h"
 #include "formats/file/reader.h"
 
@@ -346,6 +350,9 @@ Elsewhere beside(Kept& kept) {
   };
 }
 
+constexpr std::string_view data_suffix = ".data";
+constexpr std::size_t data_digits = 16;
+
 }  // namespace
 }  // namespace onnx_file
 
@@ -375,30 +382,51 @@ void write_onnx(const Graph& graph, const std::filesystem::path& path, const Onn
   }
   constexpr std::size_t page = 4096;
   std::filesystem::path data_path = path;
-  data_path += ".data";
+  data_path += onnx_file::data_suffix;
   OutputFile data(data_path);
+  Hasher hasher;
+  std::vector<std::string*> locations;
+  const auto append = [&](std::span<const std::byte> bytes) {
+    data.write(bytes);
+    hasher.bytes(bytes);
+  };
   const std::vector<std::byte> zeros(page);
   const auto elsewhere = [&](const Tensor& tensor, onnx_file::Storage, onnx::TensorProto& proto) {
     if (tensor.size_bytes() < onnx_file::min_external_bytes) return false;
-    if (data.size() % page != 0) data.write(std::span(zeros).first(page - data.size() % page));
+    if (data.size() % page != 0) append(std::span(zeros).first(page - data.size() % page));
     const auto entry = [&](const char* key, const std::string& value) {
       auto* e = proto.add_external_data();
       e->set_key(key);
       e->set_value(value);
+      return e->mutable_value();
     };
-    entry("location", data_path.filename().string());
+    locations.push_back(entry("location", ""));  // known when all is written
     entry("offset", std::to_string(data.size()));
     entry("length", std::to_string(tensor.size_bytes()));
     proto.set_data_location(onnx::TensorProto::EXTERNAL);
-    data.write(tensor.bytes());
+    append(tensor.bytes());
     return true;
   };
   onnx::ModelProto model;
   onnx_file::Writer(elsewhere).put_model(graph, model);
+  const std::string name = path.filename().string() + "." + hex(hasher.finish()).substr(0, onnx_file::data_digits) +
+                           std::string(onnx_file::data_suffix);
+  for (std::string* location : locations) *location = name;
+  data.rename_target(name);
   OutputFile file(path);
   onnx_file::write(model, {}, file);
   data.publish();
   file.publish();
+}
+
+bool is_data_file_of(const std::filesystem::path& model, const std::filesystem::path& file) {
+  const std::string begin = model.filename().string() + ".", name = file.filename().string();
+  const std::size_t digits = begin.size(), end = digits + onnx_file::data_digits;
+  return name.size() == end + onnx_file::data_suffix.size() && name.starts_with(begin) &&
+         name.ends_with(onnx_file::data_suffix) &&
+         std::all_of(name.begin() + static_cast<std::ptrdiff_t>(digits),
+                     name.begin() + static_cast<std::ptrdiff_t>(end),
+                     [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
 }
 
 }  // namespace qtool

@@ -36,15 +36,18 @@ std::int32_t onnx_of_dtype(DType);
 std::string_view opaque_bytes(const Attr&);
 
 struct OnnxWriteOptions {
-  /// Initializers go to `<file>.data` when the model would pass this many bytes (protobuf ends at 2 GiB).
+  /// Initializers go to a data file when the model would pass this many bytes (protobuf ends at 2 GiB).
   std::uint64_t external_above = std::uint64_t{1} << 31;
 };
 
 /// Serializes `graph` as a ModelProto: an untouched graph gives back the message it was read from; only what a
 /// pass changed is written anew. Quant annotations on uses are not written: emitters turn them into nodes first.
 std::string write_onnx_bytes(const Graph&);
-/// Writes aside, then renames (with `<file>.data` first when weights are external).
+/// Writes aside, then renames. Weights that are external go first, to `<file>.<16 digits of their SHA-256>.data`: an
+/// older model of the same name keeps the data that it refers to.
 void write_onnx(const Graph&, const std::filesystem::path&, const OnnxWriteOptions& = {});
+/// Whether a file is one that write_onnx() puts beside `model`.
+bool is_data_file_of(const std::filesystem::path& model, const std::filesystem::path& file);
 
 /// Rewrites every node so that the graph means the same at ai.onnx opset `version` (up or down). Error(Code::input)
 /// naming the node when a construct has no exact equivalent. Renumbering alone never happens.

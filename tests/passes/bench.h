@@ -44,7 +44,7 @@ class PassBench {
     for (const auto& [name, value] : knobs) {
       Setting setting;
       setting.value = value;
-      step.knobs.emplace_back(name, setting);
+      step.knobs.push_back({name, setting});
     }
     if (!only.empty()) {
       step.where = Where{};
