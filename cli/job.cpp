@@ -95,10 +95,6 @@ class Head final : public Dataset {
   std::int64_t batches_;
 };
 
-void check_stop(const std::stop_token& stop) {
-  if (stop.stop_requested()) throw Error(Code::interrupted, "interrupted; nothing was written");
-}
-
 /// Shapes where none are declared: what a conversion between operator sets does can depend on them. The file gets
 /// declarations only where the input had them.
 void know_shapes(Graph& graph) {

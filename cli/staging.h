@@ -22,8 +22,8 @@ class Staging {
   std::filesystem::path file() const { return folder_ / output_.filename(); }
   /// Bytes of all staged files.
   std::uintmax_t bytes() const;
-  /// Data files of the model that is replaced go when the new one is in place. `no_clobber`: Error(Code::usage) when the
-  /// output has appeared meanwhile.
+  /// Data files of the model that is replaced go when the new one is in place. `no_clobber`: Error(Code::usage) when
+  /// the output has appeared meanwhile.
   void publish(bool no_clobber);
 
  private:

@@ -31,9 +31,12 @@ bool PassContext::selects(NodeId node) const {
   return !selected || std::find(selected->begin(), selected->end(), node) != selected->end();
 }
 
-void PassContext::check_stop() const {
-  if (stop.stop_requested()) throw Error(Code::interrupted, "the run was stopped", "the same command starts again");
+void check_stop(const std::stop_token& stop) {
+  if (!stop.stop_requested()) return;
+  throw Error(Code::interrupted, "interrupted; nothing was written", "the same command starts again");
 }
+
+void PassContext::check_stop() const { qtool::check_stop(stop); }
 
 const PassDef* find_pass(std::string_view name) {
   const auto found = std::find_if(table.begin(), table.end(), [&](const PassDef* def) { return def->name == name; });

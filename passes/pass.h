@@ -32,6 +32,9 @@ enum class Effect : std::uint8_t {
 };
 std::string_view name_of(Effect);
 
+/// Error(Code::interrupted) when a stop was asked for; for long loops.
+void check_stop(const std::stop_token&);
+
 struct PassContext {
   const Target& target;
   Calibration& calibration;
@@ -44,8 +47,7 @@ struct PassContext {
   std::stop_token stop;
 
   bool selects(NodeId) const;
-  /// Error(Code::interrupted) when a stop was asked for; call it inside long loops.
-  void check_stop() const;
+  void check_stop() const;  // of `stop`
 };
 
 class Pass {

@@ -10,6 +10,7 @@
 #include "formats/base/error.h"
 #include "formats/file/reader.h"
 #include "formats/ir/text.h"
+#include "tests/data_file.h"
 #include "tests/support.h"
 
 using namespace qtool;
@@ -164,11 +165,12 @@ TEST_CASE("verify: external data: missing, short and escaping files are refused"
       "Add (x, k) }");
   shaped("k", DType::f32, {400})(g);  // more than 1 KiB, else it stays in the model file
   write_onnx(g, folder / "m.onnx", {.external_above = 0});
-  REQUIRE(std::filesystem::exists(folder / "m.onnx.data"));
+  const std::filesystem::path data = test::data_file_beside(folder / "m.onnx");
+  REQUIRE(!data.empty());
   verify_written(folder / "m.onnx", target());
-  std::filesystem::resize_file(folder / "m.onnx.data", 8);
+  std::filesystem::resize_file(data, 8);
   CHECK_THROWS_AS(verify_written(folder / "m.onnx", target()), Error);
-  std::filesystem::remove(folder / "m.onnx.data");
+  std::filesystem::remove(data);
   CHECK_THROWS_AS(verify_written(folder / "m.onnx", target()), Error);
 }
 

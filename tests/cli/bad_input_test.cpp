@@ -8,6 +8,7 @@
 #include "formats/file/reader.h"
 #include "formats/ir/text.h"
 #include "tests/cli/program.h"
+#include "tests/data_file.h"
 
 using namespace qtool;
 using namespace qtool::test;
@@ -140,12 +141,9 @@ TEST_CASE("external data that are missing, too short or elsewhere") {
   g[*g.find_value("y")].type.shape = {-1, 64};
   const std::string file = bench.path("m.onnx");
   write_onnx(g, file, outside);
-  std::string inside;
-  for (const auto& entry : std::filesystem::directory_iterator(bench.path(""))) {
-    if (is_data_file_of(file, entry.path())) inside = entry.path().filename();
-  }
-  REQUIRE(!inside.empty());
-  const std::string data = bench.path(inside);
+  const std::filesystem::path data = test::data_file_beside(file);
+  REQUIRE(!data.empty());
+  const std::string inside = data.filename();
   CHECK(run_qtool({"quantize", file, "--recipe", "int8_weights", "-o", bench.path("q.onnx"), "--quiet"}).code == 0);
   std::filesystem::remove(bench.path("q.onnx"));
   std::filesystem::resize_file(data, 100);

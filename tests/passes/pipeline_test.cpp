@@ -195,7 +195,7 @@ TEST_CASE("pipeline: a stop is heard between steps") {
   options.stop = stop.get_token();
   const std::string message = message_of(
       Code::interrupted, [&] { run_steps(g, steps, Recipe{}, target, calibration, journal, threads, options); });
-  CHECK(contains(message, "stopped"));
+  CHECK(contains(message, "interrupted"));
   CHECK(runs == 1);
 }
 
