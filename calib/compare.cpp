@@ -11,6 +11,7 @@
 #include <optional>
 #include <utility>
 
+#include "calib/dataset_run.h"
 #include "calib/ops/widest.h"
 #include "formats/base/error.h"
 #include "formats/ir/quant.h"
@@ -141,14 +142,10 @@ Pairs pair_up(const Graph& reference, const Graph& candidate, bool layers, Compa
   return pairs;
 }
 
-/// The candidate, run as far as the reference has come.
+/// A batch of the candidate, run as far as the reference has come.
 class Follower {
  public:
-  explicit Follower(DatasetRun& run) : run_(run) {}
-  void begin(std::span<const ValueId> wanted) {
-    run_.begin(wanted);
-    ended_ = false;
-  }
+  Follower(DatasetRun& run, std::int64_t batch) : batch_(run.begin(batch)) {}
   /// Empty: the value is not computed in this batch.
   Tensor value(ValueId wanted) {
     if (const auto known = waiting_.find(wanted); known != waiting_.end()) {
@@ -156,7 +153,7 @@ class Follower {
       waiting_.erase(known);
       return t;
     }
-    while (auto next = step()) {
+    while (auto next = batch_.next()) {
       if (next->first == wanted) return std::move(next->second);
       waiting_.insert(std::move(*next));
     }
@@ -164,21 +161,12 @@ class Follower {
   }
   /// Runs to the end of the batch: what the next one starts from may lie behind the last value.
   void finish() {
-    while (step()) {
+    while (batch_.next()) {
     }
-    waiting_.clear();
   }
 
  private:
-  std::optional<std::pair<ValueId, Tensor>> step() {
-    if (ended_) return std::nullopt;
-    auto next = run_.value();
-    ended_ = !next;
-    return next;
-  }
-
-  DatasetRun& run_;
-  bool ended_ = true;
+  DatasetRun::Batch batch_;
   std::map<ValueId, Tensor> waiting_;  // computed before the reference came to them
 };
 
@@ -345,20 +333,22 @@ Comparison compare(const Graph& reference, const Graph& candidate, Reading readi
     other_wanted.push_back(pair.candidate);
   }
   const Executor executor(reference, Reading::reference, threads), other(candidate, reading, threads);
-  DatasetRun run(reference, executor, data, bound), other_run(candidate, other, data, bound);
-  Follower follower(other_run);
-  for (std::int64_t batch = 0; batch < data.batches(); ++batch) {
-    const std::vector<std::int64_t> labels = to_int64s(data.labels(batch));
-    run.begin(wanted);
-    follower.begin(other_wanted);
-    while (const auto value = run.value()) {
-      Pair& pair = pairs.of.at(value->first);
-      const Tensor y = follower.value(pair.candidate);
-      if (!y.empty()) compare_value(pair, result, value->second, y, reading, batch == 0, labels);
-    }
-    follower.finish();
-    if (progress) progress(batch + 1, data.batches());
-  }
+  DatasetRun run(reference, executor, data, bound, wanted), other_run(candidate, other, data, bound, other_wanted);
+  for_each_batch(threads, run.independent(), data.batches(), run.bytes() + other_run.bytes(),
+                 [&](std::int64_t i, Turn& turn) {
+                   const std::vector<std::int64_t> labels = to_int64s(data.labels(i));
+                   DatasetRun::Batch batch = run.begin(i);
+                   Follower follower(other_run, i);
+                   while (const auto value = batch.next()) {
+                     Pair& pair = pairs.of.at(value->first);
+                     const Tensor y = follower.value(pair.candidate);
+                     turn.in_order([&] {
+                       if (!y.empty()) compare_value(pair, result, value->second, y, reading, i == 0, labels);
+                     });
+                   }
+                   follower.finish();
+                   if (progress) turn.last([&] { progress(i + 1, data.batches()); });
+                 });
   result.samples = data.samples();
   for (auto& [name, error] : pairs.layers) {
     if (error.count > 0) result.worst_layers.emplace_back(std::move(name), error.sqnr_db());

@@ -86,34 +86,4 @@ class Dataset {
 /// Error(Code::calibration) in one sentence for wrong names, types, shapes, too few samples or an empty set.
 std::unique_ptr<Dataset> open_dataset(const Graph&, const DataOptions&);
 
-/// Runs a model batch after batch, in order, carrying state where the data set says so. The data may be bound to
-/// another graph than the executor's: then inputs and state are matched by name.
-class DatasetRun {
- public:
-  /// Keeps references to all but `bound`. `bound`: the graph that `data` was opened for.
-  DatasetRun(const Graph& graph, const Executor&, const Dataset& data, const Graph& bound);
-  /// Calls visit for each of `wanted` (values of `graph`) of the next batch.
-  void next(std::span<const ValueId> wanted, const Executor::Visit& visit);
-  /// The same value by value: begin() once per batch, then value() until it gives none, which ends the batch.
-  void begin(std::span<const ValueId> wanted);
-  std::optional<std::pair<ValueId, Tensor>> value();
-  std::int64_t done() const { return batch_; }
-
- private:
-  const Executor& executor_;
-  const Dataset& data_;
-  std::map<ValueId, ValueId> inputs_;  // of the bound graph -> of this one
-  std::map<ValueId, ValueId> state_;   // output -> input, of this one
-  Feeds carried_;
-  std::set<ValueId> wanted_;
-  std::optional<Executor::Walk> walk_;
-  std::int64_t batch_ = 0;
-};
-
-/// Runs `executor` over the batches in order: at most `batches` of them, 0: all. `wanted` values go to visit with the
-/// batch number.
-void run_dataset(const Graph&, const Executor&, const Dataset&, std::span<const ValueId> wanted,
-                 const std::function<void(std::int64_t batch, ValueId, const Tensor&)>& visit,
-                 std::int64_t batches = 0);
-
 }  // namespace qtool

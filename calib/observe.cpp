@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "calib/clip.h"
+#include "calib/dataset_run.h"
 #include "calib/statistics.h"
 #include "formats/base/error.h"
 #include "formats/ir/merkle.h"
@@ -138,12 +139,10 @@ void Calibration::sweep(const Graph& graph, Reading reading, std::span<const Val
                         const std::function<void(std::int64_t batch, ValueId, const Tensor&)>& visit) {
   const Dataset& set = data();
   const Executor executor(graph, reading, state_->threads);
-  DatasetRun run(graph, executor, set, graph);
-  const std::int64_t end = batches > 0 ? std::min(batches, set.batches()) : set.batches();
-  while (run.done() < end) {
-    run.next(values, [&](ValueId v, const Tensor& t) { visit(run.done(), v, t); });
-    state_->journal.progress({"calibration", run.done(), end});
-  }
+  run_dataset(graph, executor, set, state_->threads, values, visit, batches,
+              [&](std::int64_t done, std::int64_t total) {
+                state_->journal.progress({"calibration", done, total});
+              });
 }
 
 }  // namespace qtool

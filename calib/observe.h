@@ -56,7 +56,8 @@ class Calibration {
     ObserverOptions options;
   };
   std::vector<Range> ranges(const Graph&, Reading, std::span<const Request>);
-  /// Runs once over at most `batches` batches (0: all), for everything else; nothing is cached.
+  /// Runs once over at most `batches` batches (0: all), for everything else; nothing is cached. `visit` is called as
+  /// run_dataset() does: for different values from several threads at once.
   void sweep(const Graph&, Reading, std::span<const ValueId>, std::int64_t batches,
              const std::function<void(std::int64_t batch, ValueId, const Tensor&)>& visit);
 

@@ -4,6 +4,7 @@
 
 #include "calib/data.h"
 #include "calib/data/npz.h"
+#include "calib/dataset_run.h"
 #include "calib/executor.h"
 #include "calib/unquantized.h"
 #include "cli/command.h"
@@ -78,10 +79,13 @@ class Run final : public Command {
     std::vector<ValueId> wanted;
     for (const Use& use : graph.outputs) wanted.push_back(use.value);
     std::map<ValueId, std::vector<Tensor>> parts;
-    run_dataset(graph, executor, *data, wanted, [&](std::int64_t batch, ValueId value, const Tensor& tensor) {
-      console.journal().progress({"run", batch, data->batches()});
-      parts[value].push_back(tensor);
-    });
+    for (const ValueId value : wanted) parts[value];
+    run_dataset(
+        graph, executor, *data, threads, wanted,
+        [&](std::int64_t, ValueId value, const Tensor& tensor) { parts.at(value).push_back(tensor); }, 0,
+        [&](std::int64_t done, std::int64_t total) {
+          console.journal().progress({"run", done, total});
+        });
     std::vector<std::pair<std::string, Tensor>> arrays;
     for (const ValueId value : wanted) arrays.emplace_back(graph[value].name, joined(graph[value].name, parts[value]));
     if (!output_.empty()) write_npz(output_, arrays);

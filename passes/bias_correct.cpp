@@ -111,23 +111,24 @@ class BiasCorrect final : public Pass {
       readers[x].push_back(s);
     }
     std::vector<ChannelSums> means(sites.size());
-    std::vector<bool> fits(sites.size(), true);
+    std::vector<std::uint8_t> fits(sites.size(), 1);
     ctx.calibration.sweep(
         graph, Reading::quantized, wanted, batches(ctx), [&](std::int64_t, ValueId x, const Tensor& t) {
           ctx.check_stop();
-          for (const std::size_t s : readers[x]) {
+          for (const std::size_t s : readers.at(x)) {
             const Product& p = sites[s].product;
             const Node& node = graph[p.node];
             const Quant& quant = node.inputs[0].quant;
             const bool turned = node.attrs.get("transA", std::int64_t{0}) != 0;
-            fits[s] =
-                fits[s] && !turned &&
+            const bool fit =
+                fits[s] != 0 && !turned &&
                 means[s].add(quant ? fake_quantize(t, *quant) : t, p.in_channels(), p.spatial ? 1 : -1, ctx.threads);
+            fits[s] = fit ? 1 : 0;
           }
         });
     for (std::size_t s = 0; s < sites.size(); ++s) {
       const std::vector<double> mean = means[s].means();
-      if (!fits[s] || mean.empty()) {
+      if (fits[s] == 0 || mean.empty()) {
         skip(graph, sites[s].product.node, ctx, "its input channels are not on the axis of the weight");
         continue;
       }

@@ -9,6 +9,7 @@
 
 #include "calib/data/image.h"
 #include "calib/data/npz.h"
+#include "calib/dataset_run.h"
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "formats/file/reader.h"
@@ -370,14 +371,15 @@ TEST_CASE("a sample model reaches its accuracy on its labels") {
   Threads threads;
   const Executor executor(g, Reading::reference, threads);
   std::int64_t right = 0;
-  run_dataset(g, executor, *d, {&g.outputs[0].value, 1}, [&](std::int64_t batch, ValueId, const Tensor& scores) {
-    const std::vector<std::int64_t> labels = list<std::int64_t>(d->labels(batch));
-    const auto s = scores.read<float>();
-    for (std::size_t i = 0; i < labels.size(); ++i) {
-      const auto row = s.subspan(i * 10, 10);
-      right += std::max_element(row.begin(), row.end()) - row.begin() == labels[i] ? 1 : 0;
-    }
-  });
+  run_dataset(g, executor, *d, threads, {&g.outputs[0].value, 1},
+              [&](std::int64_t batch, ValueId, const Tensor& scores) {
+                const std::vector<std::int64_t> labels = list<std::int64_t>(d->labels(batch));
+                const auto s = scores.read<float>();
+                for (std::size_t i = 0; i < labels.size(); ++i) {
+                  const auto row = s.subspan(i * 10, 10);
+                  right += std::max_element(row.begin(), row.end()) - row.begin() == labels[i] ? 1 : 0;
+                }
+              });
   CHECK(right >= 47);
 }
 
@@ -403,7 +405,7 @@ TEST_CASE("state is carried from run to run and starts again with a sequence") {
   Threads threads(1);
   const Executor executor(g, Reading::reference, threads);
   std::vector<float> sums;
-  run_dataset(g, executor, *d, {&out, 1},
+  run_dataset(g, executor, *d, threads, {&out, 1},
               [&](std::int64_t, ValueId, const Tensor& t) { sums.push_back(t.read<float>()[0]); });
   CHECK(sums == std::vector<float>{1, 3, 6, 10, 30, 60});
 }
