@@ -11,6 +11,8 @@
 #include <string_view>
 #include <utility>
 
+#include "formats/base/processor.h"
+
 namespace qtool::openblas {
 namespace {
 
@@ -131,16 +133,7 @@ Library open_library() {
 
 }  // namespace
 
-const char* widest_vectors() {
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
-  if (avx512) return "avx512";
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return "avx2";
-#endif
-  return "sse";
-}
+const char* widest_vectors() { return processor().avx512 ? "avx512" : processor().avx2 ? "avx2" : "sse"; }
 
 const Library& library() {
   static const Library opened = open_library();

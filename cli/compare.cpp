@@ -2,6 +2,7 @@
 // The two commands that measure: compare (one model against another) and eval (one model against labels).
 #include "calib/compare.h"
 
+#include "backends/cpu/cpu.h"
 #include "cli/command.h"
 #include "cli/data_options.h"
 #include "cli/report.h"
@@ -23,7 +24,7 @@ Comparison measure(const Graph& reference, const Graph& candidate, DataOptions o
                    bool layers, Console& console) {
   if (!labels.empty()) options.labels = labels;
   const std::unique_ptr<Dataset> data = open_dataset(reference, options);
-  Threads threads(console.threads());
+  Threads threads(console.threads(), &best_integer_kernels());
   return compare(reference, candidate, Reading::reference, *data, reference, threads, layers,
                  [&](std::int64_t done, std::int64_t total) {
                    console.journal().progress({"compare", done, total});

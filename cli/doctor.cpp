@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "backends/cpu/cpu.h"
 #include "cli/command.h"
 #include "cli/text.h"
 #include "formats/base/error.h"
@@ -80,7 +81,7 @@ class Doctor final : public Command {
   }
 
   void run(Console& console) override {
-    Threads threads(console.threads());
+    Threads threads(console.threads(), &best_integer_kernels());
     const MachineFacts facts = examine_machine(threads, true);
     Json report = facts.json();
     if (only_this_) return console.result(report);

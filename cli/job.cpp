@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "backends/backend.h"
+#include "backends/cpu/cpu.h"
 #include "calib/data.h"
 #include "calib/executor.h"
 #include "calib/op.h"
@@ -225,7 +226,7 @@ JobResult run_job(const JobRequest& request, Journal& journal) {
   const Target target = plan.backend->target();
   check_weights(original, target);
   warn_of_domains(original, target, journal);
-  Threads threads(request.threads);
+  Threads threads(request.threads, &best_integer_kernels());
   const std::shared_ptr<const Dataset> calib = open_if_named(original, plan.calib);
   const std::shared_ptr<const Dataset> eval = open_if_named(original, plan.eval);
   if (calib || eval) Executor(original, Reading::reference, threads);  // refuses unknown operators now, not later

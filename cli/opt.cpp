@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "backends/backend.h"
+#include "backends/cpu/cpu.h"
 #include "cli/command.h"
 #include "cli/data_options.h"
 #include "cli/job.h"
@@ -72,7 +73,7 @@ class Opt final : public Command {
   void run_on(Graph& graph, const Recipe& recipe, std::vector<BoundStep>& steps, const Target& target,
               Console& console) const {
     if (steps.empty()) return;
-    Threads threads(console.threads());
+    Threads threads(console.threads(), &best_integer_kernels());
     std::shared_ptr<const Dataset> data;
     if (!calib_.empty()) data = open_dataset(graph, data_from(calib_));
     Calibration calibration(data, threads, console.journal());

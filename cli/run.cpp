@@ -2,6 +2,7 @@
 #include <cstring>
 #include <map>
 
+#include "backends/cpu/cpu.h"
 #include "calib/data.h"
 #include "calib/data/npz.h"
 #include "calib/dataset_run.h"
@@ -74,7 +75,7 @@ class Run final : public Command {
       verify(graph);
     }
     const std::unique_ptr<Dataset> data = open_dataset(graph, data_from(inputs_));
-    Threads threads(console.threads());
+    Threads threads(console.threads(), &best_integer_kernels());
     const Executor executor(graph, Reading::reference, threads);
     std::vector<ValueId> wanted;
     for (const Use& use : graph.outputs) wanted.push_back(use.value);

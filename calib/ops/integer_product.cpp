@@ -80,38 +80,25 @@ Tensor exact_product(Threads& threads, const MatMulPlan& p, const Tensor& a, con
   return y;
 }
 
-Tensor exact_convolution(Threads& threads, const Convolution& c, const Tensor& x, const Tensor& kernel,
-                         const Tensor& bias) {
+Tensor exact_convolution(Threads& threads, const Convolution& c, const Tensor& x, const Tensor& kernel) {
   const std::int64_t channels = c.groups * c.outputs, depth = c.depth();
-  double widest = 0, largest_bias = 0;
+  double widest = 0;
   const float* w = kernel.read<float>().data();
   for (std::int64_t m = 0; m < channels; ++m) {
     float sum = 0;
     for (std::int64_t i = 0; i < depth; ++i) sum += std::abs(w[m * depth + i]);
     widest = std::max(widest, static_cast<double>(sum));
   }
-  Tensor wide_bias;
-  if (bias) {
-    require(bias.dtype() == DType::i32 && bias.count() == channels, "the bias is not one int32 per output channel");
-    wide_bias = Tensor(DType::f64, bias.shape());
-    const auto to = wide_bias.write<double>();
-    for (std::size_t i = 0; i < to.size(); ++i) {
-      to[i] = bias.read<std::int32_t>()[i];
-      largest_bias = std::max(largest_bias, std::abs(to[i]));
-    }
-  }
   const Shape shape = c.window.output_shape(c.batch, channels);
-  if (largest(x) * widest + largest_bias <= exact_in_float) {
+  if (largest(x) * widest <= exact_in_float) {
     Tensor y(DType::f32, shape);
-    const Tensor b = bias ? to_f32(bias) : Tensor();
-    convolve<float>(threads, c, x.read<float>().data(), w, bias ? b.read<float>().data() : nullptr,
-                    y.write<float>().data());
+    convolve<float>(threads, c, x.read<float>().data(), w, nullptr, y.write<float>().data());
     return y;
   }
   Tensor y(DType::f64, shape);
   const Tensor wide_x = to_f64(x), wide_w = to_f64(kernel);
-  convolve<double>(threads, c, wide_x.read<double>().data(), wide_w.read<double>().data(),
-                   bias ? wide_bias.read<double>().data() : nullptr, y.write<double>().data());
+  convolve<double>(threads, c, wide_x.read<double>().data(), wide_w.read<double>().data(), nullptr,
+                   y.write<double>().data());
   return y;
 }
 
@@ -130,27 +117,6 @@ Tensor sums_to_i32(const Tensor& sums) {
   return out;
 }
 
-Tensor scaled_sums(Threads& threads, const Tensor& sums, const std::vector<float>& scales, std::int64_t inner) {
-  Tensor out(DType::f32, sums.shape());
-  float* to = out.write<float>().data();
-  const auto n = static_cast<std::int64_t>(scales.size());
-  op::for_float_type(sums.dtype(), [&](auto zero) {
-    using T = decltype(zero);
-    const T* from = sums.read<T>().data();
-    threads.for_each(sums.count() / std::max<std::int64_t>(inner, 1),
-                     std::max<std::int64_t>(1, 32768 / std::max<std::int64_t>(inner, 1)),
-                     [&](std::int64_t begin, std::int64_t end) {
-                       for (std::int64_t row = begin; row < end; ++row) {
-                         const float scale = scales[at(row % n)];
-                         for (std::int64_t i = row * inner; i < (row + 1) * inner; ++i) {
-                           to[i] = static_cast<float>(from[i]) * scale;
-                         }
-                       }
-                     });
-  });
-  return out;
-}
-
 Tensor saturated(Threads& threads, const Tensor& x, float zero_point, DType dtype) {
   Tensor y(dtype, x.shape());
   const CodeRange range = code_range(dtype);
@@ -158,11 +124,8 @@ Tensor saturated(Threads& threads, const Tensor& x, float zero_point, DType dtyp
   const float low = range.low - zero_point, high = range.high - zero_point;
   op::for_integer_type(dtype, [&](auto zero) {
     using T = decltype(zero);
-    op::map(threads, from, y.write<T>().data(), x.count(), [=](float v) {
-      constexpr float round_bias = 12582912.0F;  // 1.5 * 2^23: rounds to nearest, ties to even
-      const float cut = v >= low ? (v <= high ? v : high) : (v < low ? low : 0.0F);
-      return static_cast<T>(static_cast<std::int32_t>((cut + round_bias) - round_bias + zero_point));
-    });
+    op::map(threads, from, y.write<T>().data(), x.count(),
+            [=](float v) { return code_of<T>(v, low, high, zero_point); });
   });
   return y;
 }

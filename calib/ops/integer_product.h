@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Exact products of integer codes on the float kernels: codes less their zero points are small integers, and sums of
-// their products are exact in float32 up to 2^24 and in float64 far beyond every 32-bit accumulator. Which of the two
-// is needed follows from the data; the result is the same number either way.
+// Exact products of integer codes on the float kernels, the plain version of code_product.h: codes less their zero
+// points are small integers, and sums of their products are exact in float32 up to 2^24 and in float64 far beyond every
+// 32-bit accumulator. Which of the two is needed follows from the data; the result is the same number either way.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +10,7 @@
 #include "calib/ops/conv.h"
 #include "calib/ops/matmul.h"
 #include "calib/ops/quantized.h"
+#include "calib/ops/widest.h"
 #include "formats/ir/tensor.h"
 
 namespace qtool {
@@ -19,17 +20,21 @@ Tensor centred(const Tensor& codes, const Tensor& zero_point, std::int64_t axis,
 
 /// Sums of products of centred codes, exact: a float32 or float64 tensor of integers.
 Tensor exact_product(Threads& threads, const MatMulPlan& plan, const Tensor& a, const Tensor& b);
-/// The same for a convolution; `bias`: int32 or empty.
-Tensor exact_convolution(Threads& threads, const Convolution& c, const Tensor& x, const Tensor& kernel,
-                         const Tensor& bias);
+/// The same for a convolution.
+Tensor exact_convolution(Threads& threads, const Convolution& c, const Tensor& x, const Tensor& kernel);
 
 /// Exact sums as int32; wraps around as 32-bit accumulators do.
 Tensor sums_to_i32(const Tensor& sums);
 
-/// Exact sums times scale: float32. `scales`: one, or one per index of the axis that has `inner` elements after it.
-Tensor scaled_sums(Threads& threads, const Tensor& sums, const std::vector<float>& scales, std::int64_t inner);
-
 /// saturate(round_half_even(x) + zero_point) for values already divided by the scale. `dtype`: i8 or u8.
 Tensor saturated(Threads& threads, const Tensor& x, float zero_point, DType dtype);
+
+/// The same of one value; `low` and `high`: the range of the type less the zero point.
+template <class T>
+QTOOL_INLINE inline T code_of(float x, float low, float high, float zero_point) {
+  constexpr float round_bias = 12582912.0F;  // 1.5 * 2^23: rounds to nearest, ties to even
+  const float cut = x >= low ? (x <= high ? x : high) : (x < low ? low : 0.0F);
+  return static_cast<T>(static_cast<std::int32_t>((cut + round_bias) - round_bias + zero_point));
+}
 
 }  // namespace qtool

@@ -5,8 +5,9 @@
 #include <vector>
 
 #include "calib/op.h"
-#include "calib/ops/integer_product.h"
+#include "calib/ops/code_product.h"
 #include "calib/ops/operand.h"
+#include "calib/ops/quantized.h"
 
 namespace qtool::op {
 namespace {
@@ -27,15 +28,11 @@ void require_columns(const std::vector<float>& scales, std::int64_t n) {
           "there are " + std::to_string(scales.size()) + " scales for " + std::to_string(n) + " columns");
 }
 
-Tensor product_of_codes(Threads& threads, const MatMulPlan& plan, const Tensor& a, const Tensor& a_zero,
-                        const Tensor& b, const Tensor& b_zero) {
-  const std::int64_t row_axis = a.rank() >= 2 ? a.rank() - 2 : 0;
-  return exact_product(threads, plan, centred(a, a_zero, plan.transpose_a ? a.rank() - 1 : row_axis, "operand A"),
-                       centred(b, b_zero, plan.transpose_b ? b.rank() - 2 : b.rank() - 1, "operand B"));
-}
-
-Tensor columns_scaled(Threads& threads, const Tensor& sums, const std::vector<float>& scales) {
-  return scaled_sums(threads, sums, scales, scales.size() == 1 ? sums.count() : 1);
+/// Scales of sums [..., n], one per column or one in all.
+SumScales by_column(std::vector<float> scales, std::int64_t n) {
+  require_columns(scales, n);
+  const bool one = scales.size() == 1;
+  return {std::move(scales), one ? 1 : n, 1, {}};
 }
 
 void add_bias(Tensor& y, const Tensor& bias) {
@@ -62,7 +59,7 @@ void infer_product(InferContext& c, std::size_t a, std::size_t b, bool known, DT
 
 void matmul_integer(const OpContext& c) {
   const MatMulPlan plan = plan_matmul(c.in(0).shape(), c.in(1).shape());
-  c.out(0, sums_to_i32(product_of_codes(c.threads, plan, c.in(0), c.in(2), c.in(1), c.in(3))));
+  c.out(0, product_of_codes(c.threads, plan, c.in(0), c.in(2), c.in(1), c.in(3)));
 }
 
 void matmul_integer_infer(InferContext& c) { infer_product(c, 0, 1, true, DType::i32); }
@@ -73,10 +70,9 @@ void qlinear_matmul(const OpContext& c) {
   const Tensor &a = c.in(0), &b = c.in(3);
   const MatMulPlan plan = plan_matmul(a.shape(), b.shape());
   const Tensor sums = product_of_codes(c.threads, plan, a, c.in(2), b, c.in(5));
-  const std::vector<float> scales = combined(scalar_of(c.in(1), "a_scale"), c.in(4), scalar_of(c.in(6), "y_scale"));
-  require_columns(scales, plan.n);
-  c.out(0, saturated(c.threads, columns_scaled(c.threads, sums, scales), scalar_of(c.in(7), "y_zero_point"),
-                     c.in(7).dtype()));
+  const SumScales scales =
+      by_column(combined(scalar_of(c.in(1), "a_scale"), c.in(4), scalar_of(c.in(6), "y_scale")), plan.n);
+  c.out(0, requantized_sums(c.threads, sums, scales, scalar_of(c.in(7), "y_zero_point"), c.in(7).dtype()));
 }
 
 void qlinear_matmul_infer(InferContext& c) { infer_product(c, 0, 3, c.in(7).known_dtype, c.in(7).dtype); }
@@ -86,9 +82,7 @@ void qlinear_matmul_infer(InferContext& c) { infer_product(c, 0, 3, c.in(7).know
 void matmul_integer_to_float(const OpContext& c) {
   const MatMulPlan plan = plan_matmul(c.in(0).shape(), c.in(1).shape());
   const Tensor sums = product_of_codes(c.threads, plan, c.in(0), c.in(4), c.in(1), c.in(5));
-  const std::vector<float> scales = combined(scalar_of(c.in(2), "a_scale"), c.in(3), 1.0F);
-  require_columns(scales, plan.n);
-  Tensor y = columns_scaled(c.threads, sums, scales);
+  Tensor y = scaled_sums(c.threads, sums, by_column(combined(scalar_of(c.in(2), "a_scale"), c.in(3), 1.0F), plan.n));
   add_bias(y, c.in(6));
   c.out(0, from_f32(y, c.in(2).dtype()));
 }
@@ -102,9 +96,7 @@ void dynamic_quantize_matmul(const OpContext& c) {
   const MatMulPlan plan = plan_matmul(c.in(0).shape(), c.in(1).shape());
   const DynamicQuantization q = quantize_dynamic(c.threads, c.in(0));
   const Tensor sums = product_of_codes(c.threads, plan, q.codes, Tensor::scalar(q.zero_point), c.in(1), c.in(3));
-  const std::vector<float> scales = combined(q.scale, c.in(2), 1.0F);
-  require_columns(scales, plan.n);
-  Tensor y = columns_scaled(c.threads, sums, scales);
+  Tensor y = scaled_sums(c.threads, sums, by_column(combined(q.scale, c.in(2), 1.0F), plan.n));
   add_bias(y, c.in(4));
   c.out(0, std::move(y));
 }
@@ -126,26 +118,23 @@ void qgemm(const OpContext& c) {
     require(broadcast(bias.shape(), plan.output) == plan.output,
             "the bias of shape " + to_string(bias.shape()) + " does not fit");
     const std::vector<std::int64_t> step = broadcast_strides(bias.shape(), plan.output);
-    Tensor wide(DType::f64, plan.output);
-    const auto to = wide.write<double>();
+    const auto to = sums.write<std::int32_t>();
     const auto from = bias.read<std::int32_t>();
     for (std::int64_t i = 0; i < plan.output[0]; ++i) {
       for (std::int64_t j = 0; j < plan.n; ++j) {
-        const std::size_t k = at(i * plan.n + j);
-        to[k] = (sums.dtype() == DType::f32 ? static_cast<double>(sums.read<float>()[k]) : sums.read<double>()[k]) +
-                from[at(i * step[0] + j * step[1])];
+        std::int32_t& sum = to[at(i * plan.n + j)];
+        sum = static_cast<std::int32_t>(static_cast<std::uint32_t>(sum) +
+                                        static_cast<std::uint32_t>(from[at(i * step[0] + j * step[1])]));
       }
     }
-    sums = std::move(wide);
   }
   const float alpha = c.attrs().get("alpha", 1.0F);
   const bool quantized = c.has(7) && c.has(8);
-  const std::vector<float> scales =
-      combined(alpha * scalar_of(c.in(1), "a_scale"), c.in(4), quantized ? scalar_of(c.in(7), "y_scale") : 1.0F);
-  require_columns(scales, plan.n);
-  Tensor y = columns_scaled(c.threads, sums, scales);
-  if (!quantized) return c.out(0, std::move(y));
-  c.out(0, saturated(c.threads, y, scalar_of(c.in(8), "y_zero_point"), c.in(8).dtype()));
+  const SumScales scales = by_column(
+      combined(alpha * scalar_of(c.in(1), "a_scale"), c.in(4), quantized ? scalar_of(c.in(7), "y_scale") : 1.0F),
+      plan.n);
+  if (!quantized) return c.out(0, scaled_sums(c.threads, sums, scales));
+  c.out(0, requantized_sums(c.threads, sums, scales, scalar_of(c.in(8), "y_zero_point"), c.in(8).dtype()));
 }
 
 void qgemm_infer(InferContext& c) {
@@ -165,8 +154,7 @@ void qgemm_infer(InferContext& c) {
 
 void conv_integer(const OpContext& c) {
   const Convolution k = convolution_of(c.attrs(), c.in(0).shape(), c.in(1).shape());
-  const Tensor x = centred(c.in(0), c.in(2), 1, "the image"), w = centred(c.in(1), c.in(3), 0, "the kernel");
-  c.out(0, sums_to_i32(exact_convolution(c.threads, k, x, w, {})));
+  c.out(0, convolution_of_codes(c.threads, k, c.in(0), c.in(2), c.in(1), c.in(3)));
 }
 
 void conv_integer_infer(InferContext& c) { infer_convolution(c, 0, 1, true, DType::i32); }
@@ -176,13 +164,12 @@ void conv_integer_infer(InferContext& c) { infer_convolution(c, 0, 1, true, DTyp
 void qlinear_conv(const OpContext& c) {
   const Tensor &x = c.in(0), &w = c.in(3);
   const Convolution k = convolution_of(c.attrs(), x.shape(), w.shape());
-  const Tensor sums = exact_convolution(c.threads, k, centred(x, c.in(2), 1, "the image"),
-                                        centred(w, c.in(5), 0, "the kernel"), c.in(8));
-  const std::vector<float> scales = combined(scalar_of(c.in(1), "x_scale"), c.in(4), scalar_of(c.in(6), "y_scale"));
-  require(scales.size() == 1 || static_cast<std::int64_t>(scales.size()) == k.groups * k.outputs,
+  const Tensor sums = convolution_of_codes(c.threads, k, x, c.in(2), w, c.in(5));
+  SumScales scales{combined(scalar_of(c.in(1), "x_scale"), c.in(4), scalar_of(c.in(6), "y_scale")),
+                   k.groups * k.outputs, k.window.output_size(), c.in(8)};
+  require(scales.scales.size() == 1 || static_cast<std::int64_t>(scales.scales.size()) == scales.n,
           "the kernel does not have one scale per output channel");
-  c.out(0, saturated(c.threads, scaled_sums(c.threads, sums, scales, k.window.output_size()),
-                     scalar_of(c.in(7), "y_zero_point"), c.in(7).dtype()));
+  c.out(0, requantized_sums(c.threads, sums, scales, scalar_of(c.in(7), "y_zero_point"), c.in(7).dtype()));
 }
 
 void qlinear_conv_infer(InferContext& c) { infer_convolution(c, 0, 3, c.in(7).known_dtype, c.in(7).dtype); }

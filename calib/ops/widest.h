@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+#include "formats/base/processor.h"
+
 #define QTOOL_INLINE __attribute__((always_inline))
 
 // Before a loop whose rounds touch nothing that other rounds write: compilers need not look whether operands overlap,
@@ -21,21 +23,10 @@ namespace qtool {
 
 enum class Vectors : std::uint8_t { sse, avx2, avx512 };
 
-/// What this processor and operating system offer, fused multiply-add included; found once.
+/// What this processor and operating system offer, fused multiply-add included.
 inline Vectors widest_available() {
-#if defined(__x86_64__)
-  static const Vectors found = [] {
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl")) {
-      return Vectors::avx512;
-    }
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? Vectors::avx2 : Vectors::sse;
-  }();
+  static const Vectors found = processor().avx512 ? Vectors::avx512 : processor().avx2 ? Vectors::avx2 : Vectors::sse;
   return found;
-#else
-  return Vectors::sse;
-#endif
 }
 
 namespace detail {

@@ -76,7 +76,7 @@ struct Threads::Pool {
   }
 };
 
-Threads::Threads(int count) : pool_(std::make_unique<Pool>()) {
+Threads::Threads(int count, const IntegerKernels* integers) : pool_(std::make_unique<Pool>()), integers_(integers) {
   const int total = count > 0 ? count : available();
   for (int i = 1; i < total; ++i) pool_->workers.emplace_back([pool = pool_.get()] { pool->work(); });
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Threads: the only parallelism of qtool. Work is cut by `grain`, never by the number of threads, so that
-// results have the same bytes on one thread and on many. Exceptions travel to the caller.
+// Threads: what computations run on. The only parallelism of qtool: work is cut by `grain`, never by the number of
+// threads, so that results have the same bytes on one thread and on many. Exceptions travel to the caller. Carries the
+// kernels for products of integers too, which whoever makes the threads chooses.
 #pragma once
 
 #include <cstdint>
@@ -9,15 +10,19 @@
 
 namespace qtool {
 
+class IntegerKernels;  // formats/base/integer_product.h
+
 class Threads {
  public:
   /// `count` threads including the caller; 0: as many as the process may use (cgroup and affinity honoured).
-  explicit Threads(int count = 0);
+  /// `integers` outlives the threads; null: operators take their plain way, with the same results.
+  explicit Threads(int count = 0, const IntegerKernels* integers = nullptr);
   ~Threads();
   Threads(const Threads&) = delete;
   Threads& operator=(const Threads&) = delete;
 
   int count() const;
+  const IntegerKernels* integers() const { return integers_; }
 
   /// Calls body(begin, end) for consecutive chunks of [0, n) of `grain` items (the last may be shorter), in any
   /// order and on any thread. Nested calls run inline. The first exception (lowest chunk) is rethrown.
@@ -26,6 +31,7 @@ class Threads {
  private:
   struct Pool;
   std::unique_ptr<Pool> pool_;
+  const IntegerKernels* integers_;
 };
 
 }  // namespace qtool

@@ -7,6 +7,7 @@
 // Reads requests from standard input, one per line, and answers each with one line of numbers:
 //   run N         of each of N runs on the first batch of DATA: milliseconds, and milliseconds of processor time
 //   gemm N M      the same for N products of M x M float matrices
+//   codes K N M   the same for N products of M x M matrices of 8-bit codes, on the integer kernel named K
 //   save FILE     writes the outputs of one run to FILE (npz); answers 0
 //   peak          MiB of resident memory at the highest point, above what was in use before the model was opened
 #include <chrono>
@@ -20,6 +21,7 @@
 #include <string>
 #include <vector>
 
+#include "backends/cpu/kernel.h"
 #include "calib/data.h"
 #include "calib/data/npz.h"
 #include "calib/executor.h"
@@ -71,6 +73,17 @@ void multiply(Threads& threads, std::int64_t count, std::int64_t n) {
   tell_times(count, [&] { gemm(threads, false, false, n, n, n, 1.0F, a.data(), n, b.data(), n, 0.0F, c.data(), n); });
 }
 
+void multiply_codes(Threads& threads, const std::string& kernel, std::int64_t count, std::int64_t n) {
+  const std::vector<std::byte> a(static_cast<std::size_t>(n * n), std::byte{3}), b(a);
+  std::vector<std::int32_t> c(a.size());
+  const std::int32_t zero = 113;
+  IntegerProduct p{n, n, n, {a.data(), n, false, false, {&zero, 1}}, {b.data(), n, true, false, {}}, c.data(), n};
+  for (const IntegerKernel* k : integer_kernels()) {
+    if (k->name == kernel) return tell_times(count, [&] { multiply_codes(*k, threads, p); });
+  }
+  throw Error(Code::usage, "no kernel is named " + kernel);
+}
+
 void save(const Model& model, const std::string& path) {
   const std::vector<Tensor> outputs = model.executor.run(model.feeds);
   std::vector<std::pair<std::string, Tensor>> arrays;
@@ -88,11 +101,13 @@ void serve(int thread_count, const char* path, const char* data) {
   if (path != nullptr) model.emplace(path, data, threads);
   for (std::string line; std::getline(std::cin, line);) {
     std::istringstream words(line);
-    std::string request, file;
+    std::string request, file, kernel;
     std::int64_t count = 0, size = 0;
     words >> request;
     if (request == "gemm" && words >> count >> size) {
       multiply(threads, count, size);
+    } else if (request == "codes" && words >> kernel >> count >> size) {
+      multiply_codes(threads, kernel, count, size);
     } else if (request == "run" && model && words >> count) {
       tell_times(count, [&] { static_cast<void>(model->executor.run(model->feeds)); });
     } else if (request == "save" && model && words >> file) {

@@ -20,6 +20,7 @@ const std::vector<List> lists = {
     {"calib/ops/list.inc", "QTOOL_OP", "OpDef", "calib/"},
     {"passes/list.inc", "QTOOL_PASS", "PassDef", "passes/"},
     {"backends/list.inc", "QTOOL_BACKEND", "BackendDef", "backends/"},
+    {"backends/cpu/list.inc", "QTOOL_KERNEL", "IntegerKernel", "backends/cpu/"},
     {"cli/list.inc", "QTOOL_COMMAND", "CommandDef", "cli/"},
 };
 

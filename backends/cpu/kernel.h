@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+// IntegerKernel: the inner loops of integer products for one instruction set, one file each, listed in list.inc. All
+// give the same bytes. The code around them (packing, cutting, zero points) is one for all: product.cpp.
+//
+// Inside, the left operand is unsigned and the right one signed, as the instructions want it: flipping the top bit of a
+// code turns one into the other and moves its zero point by 128.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include "formats/base/integer_product.h"
+#include "formats/base/processor.h"
+
+namespace qtool {
+
+inline constexpr std::int64_t panel_columns = 16;
+
+/// sums[r * sums_stride + 16 p + j] (+)= sum over l < depth of a[r * a_stride + l] * b[p * b_stride + l/4*64 + j*4 +
+/// l%4] modulo 2^32, for r < rows, p < panels, j < 16. Packed operands are padded with zeros.
+struct KernelTile {
+  const std::uint8_t* a = nullptr;
+  std::int64_t a_stride = 0;  // bytes
+  const std::int8_t* b = nullptr;
+  std::int64_t b_stride = 0;  // bytes from panel to panel
+  std::int64_t depth = 0;     // a multiple of the kernel's depth_step
+  std::int64_t rows = 0;      // a multiple of the kernel's row_step
+  std::int64_t panels = 0;
+  std::int32_t* sums = nullptr;
+  std::int64_t sums_stride = 0;  // elements
+  bool add = false;              // to what is there
+};
+
+/// c[r * c_stride + j] = sums[r * sums_stride + j] + by_row[r] + by_column[j] modulo 2^32, for j < columns.
+struct KernelResult {
+  const std::uint32_t *sums = nullptr, *by_row = nullptr, *by_column = nullptr;
+  std::uint32_t* c = nullptr;
+  std::int64_t rows = 0, columns = 0, sums_stride = 0, c_stride = 0;
+};
+
+struct IntegerKernel {
+  std::string_view name, needs;  // "avx2", "AVX2"
+  bool (*runs)(const Processor&);
+  std::int64_t row_step, depth_step;
+  void (*multiply)(const KernelTile&);
+  void (*finish)(const KernelResult&);
+};
+
+/// All that were built, best first; the last one, `reference`, runs everywhere.
+std::span<const IntegerKernel* const> integer_kernels();
+/// The same products on one kernel. Requires: it runs here.
+void multiply_codes(const IntegerKernel&, Threads&, const IntegerProduct&);
+
+namespace kernel {
+#define QTOOL_KERNEL(name) extern const IntegerKernel name;
+#include "backends/cpu/list.inc"
+#undef QTOOL_KERNEL
+}  // namespace kernel
+
+namespace detail {
+
+/// The body of every kernel's `finish`, compiled in its file for its instruction set.
+__attribute__((always_inline)) inline void finish_plainly(const KernelResult& f) {
+  for (std::int64_t r = 0; r < f.rows; ++r) {
+    const std::uint32_t* __restrict from = f.sums + r * f.sums_stride;
+    const std::uint32_t* __restrict column = f.by_column;
+    std::uint32_t* __restrict to = f.c + r * f.c_stride;
+    const std::uint32_t row = f.by_row[r];
+    for (std::int64_t j = 0; j < f.columns; ++j) to[j] = from[j] + row + column[j];
+  }
+}
+
+}  // namespace detail
+}  // namespace qtool

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+// Products of matrices of 8-bit codes with 32-bit sums, and who computes them. Operators ask Threads::integers() for
+// the kernels; the program chooses them (backends/cpu), so that what runs models knows no instruction set of integers.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+namespace qtool {
+
+class Threads;
+
+/// A matrix of 8-bit codes that lies in somebody else's memory. Stored row by row; `transposed`: the operand is the
+/// transpose of what is stored.
+struct CodeMatrix {
+  const std::byte* codes = nullptr;
+  std::int64_t stride = 0;  // bytes from one stored row to the next
+  bool is_signed = false, transposed = false;
+  std::span<const std::int32_t> zero_points;  // of the codes' type: none (0), one, or one per row of A, column of B
+};
+
+/// c[i * c_stride + j] = sum over l < k of (a[i,l] - a zero point) * (b[l,j] - b zero point), modulo 2^32: exact where
+/// the sum fits int32. Empty extents are allowed; k = 0 gives zeros.
+struct IntegerProduct {
+  std::int64_t m = 0, n = 0, k = 0;
+  CodeMatrix a, b;
+  std::int32_t* c = nullptr;
+  std::int64_t c_stride = 0;  // elements
+};
+
+/// Immutable, and safe to use from several threads. The same bytes from every implementation and number of threads.
+class IntegerKernels {
+ public:
+  virtual std::string_view name() const = 0;
+  virtual void multiply(Threads&, const IntegerProduct&) const = 0;
+
+ protected:
+  ~IntegerKernels() = default;
+};
+
+}  // namespace qtool

@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the processor and the operating system offer, found once: the only place that asks.
+#pragma once
+
+namespace qtool {
+
+struct Processor {
+  bool avx2 = false;         // with fused multiply-add
+  bool avx512 = false;       // F, BW, DQ and VL, on top of avx2
+  bool avx512_vnni = false;  // on top of avx512
+  bool amx_int8 = false;     // tiles, and the system lets this process use them
+};
+
+/// Thread-safe. The first call asks the system for the use of tiles where the processor has them.
+const Processor& processor();
+
+}  // namespace qtool

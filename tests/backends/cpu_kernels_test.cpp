@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every integer kernel against the definition, computed here element by element, and against the reference kernel:
+// equal bytes for random shapes, types, transposes, zero points and numbers of threads.
+#include <doctest/doctest.h>
+
+#include <iostream>
+#include <random>
+#include <vector>
+
+#include "backends/cpu/cpu.h"
+#include "backends/cpu/kernel.h"
+#include "formats/base/threads.h"
+
+namespace qtool {
+namespace {
+
+struct Problem {
+  std::int64_t m, n, k;
+  bool a_signed, b_signed, a_transposed, b_transposed;
+  std::vector<std::uint8_t> a, b;
+  std::vector<std::int32_t> a_zero, b_zero;
+  std::int64_t a_stride, b_stride, c_stride;
+
+  IntegerProduct product(std::vector<std::int32_t>& c) const {
+    IntegerProduct p;
+    p.m = m, p.n = n, p.k = k;
+    p.a = {reinterpret_cast<const std::byte*>(a.data()), a_stride, a_signed, a_transposed, a_zero};
+    p.b = {reinterpret_cast<const std::byte*>(b.data()), b_stride, b_signed, b_transposed, b_zero};
+    p.c = c.data();
+    p.c_stride = c_stride;
+    return p;
+  }
+
+  std::vector<std::int32_t> result() const {
+    return std::vector<std::int32_t>(static_cast<std::size_t>(m * c_stride), 7);
+  }
+
+  std::vector<std::int32_t> by_definition() const {
+    std::vector<std::int32_t> c = result();
+    const auto code = [](const std::vector<std::uint8_t>& x, std::int64_t i, bool is_signed) {
+      const std::uint8_t v = x[static_cast<std::size_t>(i)];
+      return is_signed ? static_cast<std::int64_t>(static_cast<std::int8_t>(v)) : static_cast<std::int64_t>(v);
+    };
+    const auto zero = [](const std::vector<std::int32_t>& z, std::int64_t i) {
+      return z.empty() ? std::int64_t{0}
+                       : static_cast<std::int64_t>(z[z.size() == 1 ? 0 : static_cast<std::size_t>(i)]);
+    };
+    for (std::int64_t i = 0; i < m; ++i) {
+      for (std::int64_t j = 0; j < n; ++j) {
+        std::int64_t sum = 0;
+        for (std::int64_t l = 0; l < k; ++l) {
+          sum += (code(a, a_transposed ? l * a_stride + i : i * a_stride + l, a_signed) - zero(a_zero, i)) *
+                 (code(b, b_transposed ? j * b_stride + l : l * b_stride + j, b_signed) - zero(b_zero, j));
+        }
+        c[static_cast<std::size_t>(i * c_stride + j)] = static_cast<std::int32_t>(static_cast<std::uint32_t>(sum));
+      }
+    }
+    return c;
+  }
+};
+
+enum class Values { random, extreme };
+
+class Problems {
+ public:
+  explicit Problems(std::uint32_t seed) : random_(seed) {}
+
+  Problem make(std::int64_t m, std::int64_t n, std::int64_t k, Values values) {
+    Problem p{};
+    p.m = m, p.n = n, p.k = k;
+    p.a_signed = coin(), p.b_signed = coin(), p.a_transposed = coin(), p.b_transposed = coin();
+    p.a_stride = (p.a_transposed ? m : k) + between(0, 3);
+    p.b_stride = (p.b_transposed ? k : n) + between(0, 3);
+    p.c_stride = n + between(0, 3);
+    p.a = codes((p.a_transposed ? k : m) * p.a_stride, values);
+    p.b = codes((p.b_transposed ? n : k) * p.b_stride, values);
+    p.a_zero = zeros(m, p.a_signed);
+    p.b_zero = zeros(n, p.b_signed);
+    return p;
+  }
+
+  std::int64_t between(std::int64_t low, std::int64_t high) {
+    return low + static_cast<std::int64_t>(random_() % static_cast<std::uint32_t>(high - low + 1));
+  }
+
+ private:
+  bool coin() { return random_() % 2 != 0; }
+
+  std::vector<std::uint8_t> codes(std::int64_t count, Values values) {
+    std::vector<std::uint8_t> out(static_cast<std::size_t>(count));
+    constexpr std::uint8_t ends[] = {0, 1, 127, 128, 129, 255};  // where instructions saturate if they can
+    for (std::uint8_t& v : out)
+      v = values == Values::random ? static_cast<std::uint8_t>(random_()) : ends[random_() % 6];
+    return out;
+  }
+
+  std::vector<std::int32_t> zeros(std::int64_t count, bool is_signed) {
+    std::vector<std::int32_t> out(std::vector<std::size_t>{0, 1, static_cast<std::size_t>(count)}[random_() % 3]);
+    for (std::int32_t& z : out) z = static_cast<std::int32_t>(random_() % 256) - (is_signed ? 128 : 0);
+    return out;
+  }
+
+  std::mt19937 random_;
+};
+
+/// The kernels that run here; the others are named as skipped.
+std::vector<const IntegerKernel*> kernels_here() {
+  std::vector<const IntegerKernel*> out;
+  for (const IntegerKernel* kernel : integer_kernels()) {
+    if (kernel->runs(processor())) {
+      out.push_back(kernel);
+    } else {
+      std::cout << "SKIPPED: integer kernel " << kernel->name << ": this processor has no " << kernel->needs << '\n';
+    }
+  }
+  return out;
+}
+
+void expect_equal_bytes(const Problem& p, const std::vector<const IntegerKernel*>& kernels) {
+  const std::vector<std::int32_t> expected = p.by_definition();
+  for (const IntegerKernel* kernel : kernels) {
+    for (const int count : {1, 3}) {
+      Threads threads(count);
+      std::vector<std::int32_t> c = p.result();
+      multiply_codes(*kernel, threads, p.product(c));
+      CAPTURE(kernel->name);
+      CAPTURE(count);
+      CAPTURE(p.m);
+      CAPTURE(p.n);
+      CAPTURE(p.k);
+      CHECK(c == expected);
+    }
+  }
+}
+
+}  // namespace
+
+TEST_CASE("integer kernels give the same bytes as the definition") {
+  const auto kernels = kernels_here();
+  Problems problems(20260101);
+  for (int i = 0; i < 300; ++i) {
+    const std::int64_t m = problems.between(1, 40), n = problems.between(1, 70), k = problems.between(0, 140);
+    expect_equal_bytes(problems.make(m, n, k, i % 2 == 0 ? Values::random : Values::extreme), kernels);
+  }
+}
+
+TEST_CASE("integer kernels agree where products are cut into tiles") {
+  const auto kernels = kernels_here();
+  Problems problems(20260102);
+  for (const auto& [m, n, k] : std::vector<std::array<std::int64_t, 3>>{
+           {97, 300, 17}, {200, 65, 1030}, {3, 1000, 64}, {193, 17, 2049}, {1, 1, 5000}, {96, 256, 1024}}) {
+    expect_equal_bytes(problems.make(m, n, k, Values::extreme), kernels);
+  }
+}
+
+TEST_CASE("sums beyond 32 bits wrap around in every kernel") {
+  Problem p{};
+  p.m = 2, p.n = 3, p.k = 140000;  // 140000 * 128 * 128 > 2^31
+  p.a_signed = p.b_signed = true;
+  p.a_stride = p.k, p.b_stride = p.n, p.c_stride = p.n;
+  p.a.assign(static_cast<std::size_t>(p.m * p.k), 0x80);
+  p.b.assign(static_cast<std::size_t>(p.k * p.n), 0x80);
+  expect_equal_bytes(p, kernels_here());
+}
+
+TEST_CASE("empty extents touch nothing") {
+  Problems problems(3);
+  expect_equal_bytes(problems.make(5, 7, 0, Values::random), kernels_here());
+  Threads threads(1);
+  IntegerProduct nothing;
+  nothing.k = 5;
+  for (const IntegerKernel* kernel : kernels_here()) multiply_codes(*kernel, threads, nothing);
+}
+
+TEST_CASE("the best kernel is the first of the list that runs here") {
+  CHECK(best_integer_kernels().name() == kernels_here().front()->name);
+  CHECK(integer_kernels().back()->name == "reference");
+}
+
+}  // namespace qtool
