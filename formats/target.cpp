@@ -82,4 +82,16 @@ Support Target::accepts(const Node& node, Role role, std::string_view activation
   return {};
 }
 
+std::string_view Target::activation_instead_of(std::string_view wished) const {
+  std::string_view instead;
+  for (const Ability& row : abilities) {
+    if (row.role == Role::weight_only || row.role == Role::dynamic) continue;
+    for (const std::string_view format : row.activation_formats) {
+      if (format == wished) return wished;
+      if (instead.empty()) instead = format;
+    }
+  }
+  return instead.empty() ? wished : instead;
+}
+
 }  // namespace qtool

@@ -53,8 +53,12 @@ struct Ability {
   std::vector<std::string_view> weight_formats;
   std::vector<int> weight_axes;      // legal per-channel axes of the weight as stored; -1: last
   std::vector<std::int64_t> groups;  // legal group sizes for weight_only; empty: none
-  std::vector<Need> needs;           // attributes that the kernel insists on
-  std::string_view note;             // one line for `qtool targets`
+  bool whole_groups = false;         // weight_only: the reduction is a multiple of the group
+  /// Why a product of these extents (-1: not known) is better left float; empty: it is not. Null: never.
+  std::string_view (*unfit)(const Node&, const Shape& input, const Shape& weight) = nullptr;
+  std::vector<Need> needs;  // attributes that the kernel insists on
+  std::string_view kernel;  // what the runtime makes of a product, in its own words
+  std::string_view note;    // one line for `qtool targets`
 };
 
 /// How the runtime computes, so that the quantized reading can reproduce it.
@@ -78,6 +82,10 @@ struct Target {
   /// int8 activations are written as uint8 with the zero point 128 higher: the same numbers. The runtime does that
   /// itself on x86, but not for values with several readers.
   bool unsigned_activations = false;
+  /// Activations have no zero points, not even behind a Relu.
+  bool symmetric_activations = false;
+  /// An Add fuses into the Conv behind one of its operands when the other one, the shortcut, is read as codes.
+  bool quantized_shortcuts = false;
   /// U8S8 products saturate at 16 bits (no VNNI): weights get 7 bits.
   bool saturating_u8s8 = false;
 
@@ -85,6 +93,9 @@ struct Target {
   const Ability* find(const Node& node, Role role) const;
   /// Whether `node` can run in `role` with these formats (names; empty: not asked), with the reason if not.
   Support accepts(const Node& node, Role role, std::string_view activation, std::string_view weight) const;
+  /// The format of static activations nearest to the one wished for: itself where any kernel takes it, else the first
+  /// one that a kernel takes instead.
+  std::string_view activation_instead_of(std::string_view wished) const;
 };
 
 }  // namespace qtool

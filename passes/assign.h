@@ -65,6 +65,8 @@ class Plan {
   bool is_decided(NodeId n) const { return decided_[slot(n)]; }
 
  private:
+  /// Static activations in a format that the target has, where it lacks the one wished for.
+  void carry_activations();
   static std::size_t slot(NodeId n) { return static_cast<std::size_t>(n); }
   std::vector<Wish> wishes_;  // by NodeId
   std::vector<bool> decided_;

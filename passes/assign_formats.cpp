@@ -67,6 +67,7 @@ Plan::Plan(Graph& g, PassContext& c, const Wish& wish, const std::set<NodeId>& t
       }
     }
   }
+  carry_activations();
   for (const NodeId n : too_slow) {
     if (!wishes_[slot(n)].only_faster) continue;
     wishes_[slot(n)].keep = "float";
@@ -81,6 +82,21 @@ Plan::Plan(Graph& g, PassContext& c, const Wish& wish, const std::set<NodeId>& t
     t.dtype = graph[v].data.dtype();
     t.known_dtype = t.known_rank = true;
     t.shape = graph[v].data.shape();
+  }
+}
+
+void Plan::carry_activations() {
+  std::set<std::string_view> told;
+  for (const NodeId n : graph.nodes()) {
+    Wish& own = wishes_[slot(n)];
+    if (own.method != "static") continue;
+    const std::string_view instead = ctx.target.activation_instead_of(own.activations->name);
+    if (instead == own.activations->name) continue;
+    if (told.insert(own.activations->name).second) {
+      ctx.journal.warn("assign_formats", ctx.target.runtime + " takes activations in " + std::string(instead) +
+                                             ", not " + std::string(own.activations->name));
+    }
+    own.activations = find_number(instead);
   }
 }
 

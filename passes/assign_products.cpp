@@ -85,6 +85,10 @@ void assign_weight_only(Plan& plan, NodeId n, const Ability& row) {
   std::string why;
   const std::int64_t group = group_for(wish, row, k, why);
   if (group == 0) return plan.skip(n, why);
+  if (row.whole_groups && k % group != 0) {
+    return plan.skip(n, "the kernel takes whole groups, and " + std::to_string(group) + " does not divide " +
+                            std::to_string(k) + " weights");
+  }
   const int bits = wish.weights->bits <= 2 ? 2 : wish.weights->bits <= 4 ? 4 : 8;
   if (table && k * bits % 8 != 0) return plan.skip(n, "a row of the table does not fill whole bytes");
   if (packed_bytes(columns, k, group, bits, !wish.symmetric) >= data.size_bytes()) {

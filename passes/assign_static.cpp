@@ -170,6 +170,11 @@ class StaticPlan {
     if (weight && wish.grain == "groups") return "the kernel has one weight scale per channel; use grain: channel";
     if (weight && !wish.symmetric) return "the kernel's weights have no zero points of their own; use symmetric: true";
     if (weight && weight->count() == 0) return "its weight is empty";
+    if (row.unfit != nullptr) {
+      const Type& other = plan_.type(node.inputs[1].value);
+      const std::string_view why = row.unfit(node, plan_.type(node.inputs[0].value).shape, other.shape);
+      if (!why.empty()) return std::string(why);
+    }
     return bias_objection(node, row, weight);
   }
 
@@ -403,7 +408,8 @@ class StaticPlan {
     QuantSpec spec;
     spec.format = plan_.wish(by).activations;
     // A Relu or Clip is redundant only when the lowest code stands for its lower bound: that takes a zero point.
-    spec.symmetric = spec.format->lowest < 0 && !traits_[r].behind_relu && !traits_[r].behind_clip;
+    spec.symmetric = spec.format->lowest < 0 &&
+                     (plan_.ctx.target.symmetric_activations || (!traits_[r].behind_relu && !traits_[r].behind_clip));
     if (traits_[r].fixed) {
       // Outputs in [0, 1): with 1/256 the fused kernels equal the float reference exactly.
       spec.symmetric = false;
@@ -425,11 +431,31 @@ class StaticPlan {
       for (const std::size_t i : integer_positions(n)) annotate_operand(n, i);
       if (kind(n) == Kind::product) annotate_weight(n);
     }
+    if (plan_.ctx.target.quantized_shortcuts) {
+      for (const NodeId n : order_) annotate_shortcut(n);
+    }
     for (const ValueId v : graph_.values()) {
       if (!resident_[at(v)]) continue;
       const NodeId by = plan_.links.producer(v);
       for (const Links::Consumer& c : plan_.links.consumers(v)) use_at(graph_, c).quant = spec_of(v, by);
     }
+  }
+
+  // An Add fuses into the Conv that feeds only it; where both operands come from such a Conv, into the first.
+  void annotate_shortcut(NodeId n) {
+    Node& add = graph_[n];
+    if (add.op != "Add" || !add.domain.empty() || !plan_.wants(n, "static")) return;
+    const auto fuses = [&](std::size_t i) {
+      const NodeId from = plan_.links.producer(add.inputs[i].value);
+      return from != NodeId::none && kind(from) == Kind::product && graph_[from].op == "Conv" &&
+             sole_reader(add.inputs[i].value).has_value();
+    };
+    if (!fuses(0) && !fuses(1)) return;
+    Use& shortcut = add.inputs[fuses(0) ? 1 : 0];
+    const Type &a = plan_.type(add.inputs[0].value), &b = plan_.type(add.inputs[1].value);
+    if (graph_.is_constant(shortcut.value) || !a.known_rank || !b.known_rank || a.shape != b.shape) return;
+    shortcut.quant = spec_of(shortcut.value, n);
+    plan_.decided(n);
   }
 
   void annotate_operand(NodeId n, std::size_t i) {

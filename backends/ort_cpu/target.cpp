@@ -6,28 +6,26 @@
 namespace qtool {
 namespace {
 
-using Positions = std::vector<int>;
-
 const std::vector<std::string_view> activations{"uint8", "int8"};
 const std::vector<std::string_view> static_weights{"int8", "int7", "int6", "int5", "uint8"};
-const std::vector<Need> plain_gemm{{"alpha", 1.0F, 1.0F}, {"transA", std::int64_t{0}, std::int64_t{0}}};
 const std::vector<std::string_view> blocked_weights{"int4", "int8", "int2", "uint4", "uint8", "uint2"};
 
 Ability product(std::string_view op, std::string_view note) {
-  Ability row{};
-  row.op = op;
-  row.role = Role::product;
-  row.data_inputs = {0};
-  row.weight_input = 1;
-  row.activation_formats = activations;
-  row.weight_formats = static_weights;
-  row.note = note;
-  return row;
+  return onnx_form::product_row(op, note, activations, static_weights);
+}
+
+Ability arithmetic(std::string_view op, std::vector<int> inputs, std::string_view note) {
+  return onnx_form::arithmetic_row(op, std::move(inputs), note, activations);
+}
+
+Ability move(std::string_view op, std::vector<Need> needs = {}) {
+  return onnx_form::move_row(op, activations, std::move(needs));
 }
 
 Ability conv() {
   Ability row =
       product("Conv", "QLinearConv; a Relu or Clip behind is absorbed when the zero point makes it redundant");
+  row.kernel = "QLinearConv";
   row.bias_input = 2;
   row.needs_output_quant = true;
   row.needs_constant_weight = true;
@@ -38,46 +36,25 @@ Ability conv() {
 Ability gemm() {
   Ability row =
       product("Gemm", "QGemm, output 8-bit or float; the bias must be int32 with scale = input * weight scale");
+  row.kernel = "QGemm";
   row.bias_input = 2;
   row.needs_constant_weight = true;
   row.weight_axes = {0, 1};
-  row.needs = plain_gemm;
+  row.needs = onnx_form::plain_gemm();
   return row;
 }
 
 Ability matmul() {
   Ability row = product("MatMul", "QLinearMatMul, or MatMulIntegerToFloat where nothing quantizes the output");
+  row.kernel = "QLinearMatMul";
   row.data_inputs = {0, 1};
   row.weight_axes = {-1};
-  return row;
-}
-
-Ability arithmetic(std::string_view op, Positions inputs, std::string_view note) {
-  Ability row{};
-  row.op = op;
-  row.role = Role::arithmetic;
-  row.data_inputs = std::move(inputs);
-  row.needs_output_quant = true;
-  row.activation_formats = activations;
-  row.note = note;
   return row;
 }
 
 Ability fixed(std::string_view op, std::string_view note) {
   Ability row = arithmetic(op, {0}, note);
   row.fixed_output = true;
-  return row;
-}
-
-Ability move(std::string_view op, std::vector<Need> needs = {}) {
-  Ability row{};
-  row.op = op;
-  row.role = Role::move;
-  row.data_inputs = {0};
-  row.needs_output_quant = true;
-  row.activation_formats = activations;
-  row.needs = std::move(needs);
-  row.note = "runs on the codes; input and output share scale and zero point";
   return row;
 }
 
@@ -119,48 +96,18 @@ std::vector<Ability> table() {
   rows.push_back(move("MaxPool", {{"storage_order", std::int64_t{0}, std::int64_t{0}}}));
   rows.push_back(move("Resize", {{"mode", std::string_view("nearest"), std::string_view("nearest")}}));
 
-  for (Ability& row : ort_cpu::weight_only_abilities(blocked_weights, {"int8"})) rows.push_back(std::move(row));
+  for (Ability& row : onnx_form::weight_only_rows(blocked_weights, {"int8"})) rows.push_back(std::move(row));
 
   rows.push_back(dynamic("MatMul"));
   rows.push_back(dynamic("Gemm"));
   rows.back().bias_input = 2;
-  rows.back().needs = plain_gemm;
+  rows.back().needs = onnx_form::plain_gemm();
   return rows;
 }
 
 }  // namespace
 
 namespace ort_cpu {
-
-std::vector<Ability> weight_only_abilities(const std::vector<std::string_view>& weights,
-                                           const std::vector<std::string_view>& activations) {
-  Ability product{};
-  product.op = "MatMul";
-  product.role = Role::weight_only;
-  product.data_inputs = {0};
-  product.weight_input = 1;
-  product.needs_constant_weight = true;
-  product.activation_formats = activations;
-  product.weight_formats = weights;
-  product.groups = {16, 32, 64, 128, 256};
-  product.note = "MatMulNBits";
-
-  Ability gemm = product;
-  gemm.op = "Gemm";
-  gemm.bias_input = 2;
-  gemm.needs = plain_gemm;
-  gemm.note = "MatMulNBits with its bias";
-
-  Ability table = product;
-  table.op = "Gather";
-  table.data_inputs = {};
-  table.weight_input = 0;
-  table.activation_formats = {};
-  table.weight_formats = {"int4", "uint4", "uint8", "int8"};
-  table.needs = {{"axis", std::int64_t{0}, std::int64_t{0}}};
-  table.note = "GatherBlockQuantized: rows of the table are dequantized as they are read";
-  return {product, gemm, table};
-}
 
 Target onnx_runtime() {
   Target target;

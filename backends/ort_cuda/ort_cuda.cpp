@@ -2,11 +2,8 @@
 // ONNX Runtime's CUDA provider: weights in few bits, activations in float. Read from the runtime's sources (the rules
 // that list CUDA, contrib_ops/cuda/quantization/matmul_nbits.cc), not measured: no GPU was at hand. Files of this
 // target run on the CPU provider as well, which is what the tests do with them.
-#include <algorithm>
-
 #include "backends/backend.h"
 #include "backends/ort_cpu/ort_cpu.h"
-#include "formats/file/reader.h"
 
 namespace qtool {
 namespace {
@@ -16,7 +13,7 @@ Target ort_cuda_target() {
   target.name = "ort-cuda";
   target.runtime = "ONNX Runtime CUDA";
   target.instruction_set = "sm75";
-  target.abilities = ort_cpu::weight_only_abilities({"int4", "uint4", "int8", "uint8"}, {});
+  target.abilities = onnx_form::weight_only_rows({"int4", "uint4", "int8", "uint8"}, {});
   target.abilities.front().note = "MatMulNBits; fused for float16 activations, groups of 32, 64 or 128, SM 7.5 on";
   const std::string_view unfused =
       "the CUDA provider fuses no int8 kernels: quantizers and float kernels would run one after another; use method "
@@ -29,13 +26,9 @@ class OrtCudaEmitter final : public Emitter {
  public:
   Graph lower(const Graph& decided, const Target& target, Journal& journal) override {
     Graph graph = decided;
-    const auto nodes = graph.nodes();
-    const bool any = std::any_of(nodes.begin(), nodes.end(), [&](NodeId n) {
-      return std::any_of(graph[n].inputs.begin(), graph[n].inputs.end(), [](const Use& use) { return use.quant; });
-    });
-    if (any && graph.opset() < ort_cpu::contrib_opset) convert_opset(graph, ort_cpu::contrib_opset);
-    ort_cpu::Lowering lowering(std::move(graph), target, journal);
-    ort_cpu::lower_weight_only(lowering);
+    onnx_form::raise_opset(graph, target, onnx_form::contrib_opset);
+    onnx_form::Lowering lowering(std::move(graph), target, journal);
+    onnx_form::lower_matmul_nbits(lowering);
     return lowering.finish();
   }
 };

@@ -142,6 +142,7 @@ std::string elements_text(const Tensor& t) {
     return "{...}";
   }
   if (t.dtype() == DType::f64) return "{" + joined(t.read<double>(), number_text<double>) + "}";
+  if (t.dtype() == DType::u64) return "{" + joined(t.read<std::uint64_t>(), number_text<std::uint64_t>) + "}";
   if (is_integer(t.dtype()) || t.dtype() == DType::boolean) {
     return "{" + joined(to_int64s(t), number_text<std::int64_t>) + "}";
   }

@@ -60,11 +60,14 @@ def fuzz(target):
     shutil.rmtree(findings, ignore_errors=True)
     findings.mkdir(parents=True)
     grown.mkdir(parents=True, exist_ok=True)
-    words = BUILD / f"{target}.dict"
-    words.write_text("".join(f'"{w}"\n' for w in WORDS.get(target, [])))
+    options = []
+    if target in WORDS:
+        words = BUILD / f"{target}.dict"
+        words.write_text("".join(f'"{w}"\n' for w in WORDS[target]))
+        options = [f"-dict={words}"]
     command = [BUILD / "tests" / f"fuzz_{target}", grown, ROOT / "tests" / "fuzz" / "corpus" / target, f"-max_len={longest}",
                f"-malloc_limit_mb={largest}", "-rss_limit_mb=2048", "-timeout=20", f"-max_total_time={SECONDS}",
-               f"-artifact_prefix={findings}/", f"-dict={words}", "-print_final_stats=1", "-verbosity=1"]
+               f"-artifact_prefix={findings}/", *options, "-print_final_stats=1", "-verbosity=1"]
     done = subprocess.run(command, cwd=BUILD, capture_output=True, text=True, errors="replace")
     runs = re.findall(r"number_of_executed_units: (\d+)", done.stderr)
     covered = re.findall(r"cov: (\d+)", done.stderr)

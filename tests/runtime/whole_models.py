@@ -119,6 +119,48 @@ def check_cuda_form(suite):
         compare(folder, source, written, feeds, 16, {"MatMulNBits": 20}, set())
 
 
+def check_tensorrt_form(suite):
+    """Files for TensorRT are pairs and standard operators, which the CPU runtime computes as they stand; what TensorRT asks
+    of them (onnx-quantized section 5) is checked by their structure."""
+    with suite.case("digits_cnn, int8_static for tensorrt: structure, and its meaning on the CPU") as folder:
+        source, data = SAMPLES / "models" / "digits_cnn.onnx", SAMPLES / "data" / "digits_eval.npz"
+        written = folder / "q.onnx"
+        call("quantize", source, "--recipe", "int8_static", "--target", "tensorrt", "--calib", SAMPLES / "data" / "digits_calib.npz", "-o", written, "--quiet")
+        graph = onnx.load(written).graph
+        constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+        producer = {o: n for n in graph.node for o in n.output}
+        quantized = 0
+        for node in graph.node:
+            if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+                zero = constants[node.input[2]]
+                expect(zero.dtype == np.int8 and not zero.any(), f"{node.name} has a zero point of {zero.dtype}, {zero.max()}")
+                continue
+            reads = [getattr(producer.get(v), "op_type", "") == "DequantizeLinear" for v in node.input]
+            if node.op_type in ("Conv", "Gemm"):
+                expect(reads[0] == reads[1], f"{node.name} has one operand in pairs")
+                expect(not any(reads[2:]), f"the bias of {node.name} is quantized")
+                quantized += reads[0]
+            elif node.op_type == "Add":
+                expect(sum(reads) == 1, f"{node.name} adds {sum(reads)} quantized operands, the shortcut alone should be")
+            else:
+                expect(not any(reads), f"{node.name} ({node.op_type}) reads codes")
+        expect(quantized == 8, f"{quantized} products are quantized, all but the stem of one channel should be")
+        with np.load(data) as all_feeds:
+            feeds = {k: v[:64] for k, v in all_feeds.items() if k != "labels"}
+        np.savez(folder / "data.npz", **feeds)
+        floats, plain, ours = run(source, feeds), run(written, feeds, optimized=False), reading(written, folder / "data.npz", folder)
+        for name in floats:
+            loss, same = sqnr_db(floats[name], plain[name]), sqnr_db(plain[name], ours[name])
+            expect(loss >= 30 and same >= loss + CLOSER_DB, f"{name}: {loss:.2f} dB against float, our reading {same:.2f} dB from the runtime")
+    with suite.case("digits_transformer, int4_weights for tensorrt, run on the CPU") as folder:
+        source, data = SAMPLES / "models" / "digits_transformer.onnx", SAMPLES / "data" / "digits_eval.npz"
+        written = folder / "q.onnx"
+        call("quantize", source, "--recipe", "int4_weights", "--target", "tensorrt", "-o", written, "--quiet")
+        with np.load(data) as all_feeds:
+            feeds = {k: v[:64] for k, v in all_feeds.items() if k != "labels"}
+        compare(folder, source, written, feeds, 16, {"MatMulNBits": 20}, set())
+
+
 def skipped_without_models(suite, title):
     import datasets
     if (datasets.DATA / "models").exists():

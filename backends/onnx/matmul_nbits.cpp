@@ -4,10 +4,10 @@
 // (onnx-quantized.md section 4): transposed weights, shared weights and 2-bit columns.
 #include <algorithm>
 
-#include "backends/ort_cpu/ort_cpu.h"
+#include "backends/onnx/rules.h"
 #include "formats/base/error.h"
 
-namespace qtool::ort_cpu {
+namespace qtool::onnx_form {
 namespace {
 
 constexpr std::int64_t level_float = 1, level_int8 = 4;  // MatMulNBits accuracy_level: float32, int8 activations
@@ -202,6 +202,6 @@ class WeightOnlyRule {
 
 }  // namespace
 
-void lower_weight_only(Lowering& l) { WeightOnlyRule(l).run(); }
+void lower_matmul_nbits(Lowering& l) { WeightOnlyRule(l).run(); }
 
-}  // namespace qtool::ort_cpu
+}  // namespace qtool::onnx_form

@@ -17,7 +17,7 @@
 #include "formats/ir/quant.h"
 #include "formats/target.h"
 
-namespace qtool::ort_cpu {
+namespace qtool::onnx_form {
 
 /// The initializers that carry a spec's scales and zero points, as inputs for Q and DQ nodes.
 struct Parameters {
@@ -81,4 +81,4 @@ Tensor stored_zero_point(const QuantSpec& spec, DType dtype);
 /// True for an 8-bit activation whose scale is fixed before run time.
 bool is_static(const Quant& quant);
 
-}  // namespace qtool::ort_cpu
+}  // namespace qtool::onnx_form

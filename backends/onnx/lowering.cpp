@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "backends/ort_cpu/lowering.h"
+#include "backends/onnx/lowering.h"
 
 #include <algorithm>
 #include <array>
 
 #include "formats/base/error.h"
 
-namespace qtool::ort_cpu {
+namespace qtool::onnx_form {
 namespace {
 
 // First IR version of a file with this ai.onnx opset (ONNX docs/Versioning.md, release table).
@@ -220,4 +220,4 @@ bool is_static(const Quant& quant) {
          quant->grain.kind != Grain::Kind::blocks;
 }
 
-}  // namespace qtool::ort_cpu
+}  // namespace qtool::onnx_form

@@ -5,10 +5,10 @@
 #include <array>
 #include <cmath>
 
-#include "backends/ort_cpu/ort_cpu.h"
+#include "backends/onnx/rules.h"
 #include "formats/base/error.h"
 
-namespace qtool::ort_cpu {
+namespace qtool::onnx_form {
 namespace {
 
 constexpr float int32_highest = 2147483520.0F;  // the largest float below 2^31
@@ -139,7 +139,8 @@ class StaticRule {
         l_.out[n].inputs.resize(2);  // multiplied by 0: the fused kernel adds it as it is
         l_.out[n].attrs.erase("beta");
       }
-      l_.emitted(n, node.op == "Conv" ? "QLinearConv" : node.op == "Gemm" ? "QGemm" : "QLinearMatMul");
+      const Ability* row = l_.target.find(node, Role::product);
+      l_.emitted(n, row != nullptr && !row->kernel.empty() ? row->kernel : std::string_view(node.op));
     }
   }
 
@@ -244,6 +245,7 @@ class StaticRule {
   // behind stays float (trap 3; with static extents also in more than two dimensions). An int32 bias keeps it whole;
   // an operand that is no bias is kept apart by a barrier.
   void lower_bias_behind(NodeId n) {
+    if (!l_.target.rewrites_float_layers) return;
     const auto add = l_.only_consumer(l_.decided[n].outputs[0]);
     if (!add || l_.decided[add->node].op != "Add" || use_at(l_.decided, *add).quant) return;
     const auto shape = l_.shape(l_.input(n, 0));
@@ -392,4 +394,4 @@ class StaticRule {
 
 void lower_static(Lowering& l, bool only_standard) { StaticRule(l, only_standard).run(); }
 
-}  // namespace qtool::ort_cpu
+}  // namespace qtool::onnx_form

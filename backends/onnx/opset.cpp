@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+// The operator set that a graph's decisions need.
+#include <algorithm>
+
+#include "backends/onnx/rules.h"
+#include "formats/file/reader.h"
+
+namespace qtool::onnx_form {
+namespace {
+
+constexpr std::int64_t per_axis_opset = 13;  // QuantizeLinear and DequantizeLinear gain `axis`
+constexpr std::int64_t two_bit_opset = 25;   // ... and 2-bit codes
+
+std::int64_t opset_for(const QuantSpec& spec, std::int64_t groups) {
+  if (spec.grain.kind == Grain::Kind::groups) return groups;
+  if (spec.dynamic) return contrib_opset;
+  const int bits = bit_width(storage_type(*spec.format));
+  if (spec.is_bias || bits == 8) return per_axis_opset;
+  return bits == 2 ? two_bit_opset : blocked_opset;
+}
+
+std::int64_t opset_for(const Graph& graph, std::int64_t groups) {
+  std::int64_t least = 0;
+  const auto look = [&](const Use& use) {
+    if (use.quant) least = std::max(least, opset_for(*use.quant, groups));
+  };
+  for (const NodeId n : graph.nodes()) {
+    for (const Use& use : graph[n].inputs) look(use);
+  }
+  for (const Use& use : graph.outputs) look(use);
+  return least;
+}
+
+}  // namespace
+
+void raise_opset(Graph& graph, const Target& target, std::int64_t groups) {
+  const std::int64_t wanted = std::min(std::max(graph.opset(), opset_for(graph, groups)), target.max_opset);
+  if (graph.opset() != wanted) convert_opset(graph, wanted);
+}
+
+}  // namespace qtool::onnx_form
