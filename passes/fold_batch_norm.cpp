@@ -99,14 +99,6 @@ Affine repeated(const Affine& f, std::int64_t times) {
   return r;
 }
 
-/// The weight scaled element by element: factor(out, in).
-template <class F>
-std::optional<Tensor> scaled_weight(const Tensor& weight, const Product& p, const F& factor) {
-  std::vector<double> w = to_doubles(weight);
-  p.for_each([&](std::size_t out, std::size_t in, std::size_t e) { w[e] *= factor(out, in); });
-  return from_doubles(w, weight.shape(), weight.dtype());
-}
-
 bool pads_with_zeros(const Node& conv) {
   const auto pads = conv.attrs.get("pads", std::vector<std::int64_t>{});
   const std::string automatic = conv.attrs.get("auto_pad", "NOTSET");
@@ -190,7 +182,7 @@ class FoldBatchNorm final : public Pass {
   static bool fold_behind(Graph& graph, const Product& p, const std::optional<AddedBias>& added, const Affine& f,
                           NodeId follower, ValueId out) {
     const Tensor& weight = graph[graph[p.node].inputs[Product::weight_input].value].data;
-    auto scaled = scaled_weight(weight, p, [&](std::size_t o, std::size_t) { return f.a[o]; });
+    auto scaled = scaled_weight(weight, p, f.a, {});
     const DType dtype = weight.dtype();
     std::vector<double> bias(f.b.size());
     if (added) {
@@ -271,7 +263,7 @@ class FoldBatchNorm final : public Pass {
     if (!bias) return "the bias of the product after it is no constant per channel";
 
     const Tensor weight = graph[node.inputs[Product::weight_input].value].data;
-    auto scaled = scaled_weight(weight, *p, [&](std::size_t, std::size_t in) { return f.a[in]; });
+    auto scaled = scaled_weight(weight, *p, {}, f.a);
     const std::vector<double> w = to_doubles(weight);
     const double alpha = node.op == "Gemm" ? static_cast<double>(node.attrs.get("alpha", 1.0F)) : 1.0;
     p->for_each([&](std::size_t out, std::size_t in, std::size_t e) { (*bias)[out] += alpha * w[e] * f.b[in]; });

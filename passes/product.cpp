@@ -86,6 +86,15 @@ bool set_bias(Graph& graph, const Product& p, std::span<const double> bias) {
   return true;
 }
 
+std::optional<Tensor> scaled_weight(const Tensor& weight, const Product& p, std::span<const double> by_output,
+                                    std::span<const double> by_input) {
+  std::vector<double> w = to_doubles(weight);
+  p.for_each([&](std::size_t out, std::size_t in, std::size_t e) {
+    w[e] *= (by_output.empty() ? 1.0 : by_output[out]) * (by_input.empty() ? 1.0 : by_input[in]);
+  });
+  return from_doubles(w, weight.shape(), weight.dtype());
+}
+
 std::optional<AddedBias> added_bias(const Graph& graph, const Links& links, const Product& p) {
   if (p.takes_bias) return std::nullopt;
   const auto consumer = sole_consumer(graph, links, graph[p.node].outputs[0]);

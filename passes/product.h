@@ -57,6 +57,11 @@ std::optional<std::vector<double>> bias_of(const Graph&, const Product&);
 /// nothing changed, when a number does not fit the type of the weight. Requires: takes_bias.
 bool set_bias(Graph&, const Product&, std::span<const double> bias);
 
+/// The weight with every element multiplied by its output channel's and its input channel's factor (empty: ones).
+/// Empty optional when a number does not fit the weight's type.
+std::optional<Tensor> scaled_weight(const Tensor& weight, const Product&, std::span<const double> by_output,
+                                    std::span<const double> by_input);
+
 /// The Add of a constant behind a product without bias of its own (MatMul), when it is the only consumer. Never for a
 /// product that takes one.
 struct AddedBias {
