@@ -5,7 +5,10 @@
 #include <chrono>
 #include <cmath>
 #include <fstream>
+#include <functional>
 #include <utility>
+
+#include "formats/base/integer_product.h"
 
 namespace qtool {
 namespace {
@@ -55,6 +58,24 @@ std::vector<std::string> instruction_sets() {
   return found;
 }
 
+/// Billions of operations per second of n x n x n products: the best of a few runs, after one that loads the library
+/// and touches the memory.
+double best_rate(std::int64_t n, const std::function<void()>& product) {
+  using Clock = std::chrono::steady_clock;
+  const double operations = 2.0 * std::pow(static_cast<double>(n), 3);
+  double best = 0;
+  const auto begin = Clock::now();
+  for (int run = 0; run < 12; ++run) {
+    const auto start = Clock::now();
+    product();
+    const auto end = Clock::now();
+    const double seconds = std::chrono::duration<double>(end - start).count();
+    if (run > 0) best = std::max(best, operations / std::max(seconds, 1e-9) / 1e9);
+    if (run > 1 && end - begin > std::chrono::milliseconds(400)) break;
+  }
+  return best;
+}
+
 }  // namespace
 
 double measure_gemm_gflops(Threads& threads, std::int64_t n) {
@@ -64,20 +85,17 @@ double measure_gemm_gflops(Threads& threads, std::int64_t n) {
     a[i] = static_cast<float>(i % 17) - 8.0F;
     b[i] = static_cast<float>(i % 13) - 6.0F;
   }
-  using Clock = std::chrono::steady_clock;
-  const double operations = 2.0 * std::pow(static_cast<double>(n), 3);
-  double best = 0;
-  const auto begin = Clock::now();
-  // The first run loads the library and touches the memory; the best of the others counts.
-  for (int run = 0; run < 12; ++run) {
-    const auto start = Clock::now();
-    gemm(threads, false, false, n, n, n, 1.0F, a.data(), n, b.data(), n, 0.0F, c.data(), n);
-    const auto end = Clock::now();
-    const double seconds = std::chrono::duration<double>(end - start).count();
-    if (run > 0) best = std::max(best, operations / std::max(seconds, 1e-9) / 1e9);
-    if (run > 1 && end - begin > std::chrono::milliseconds(400)) break;
-  }
-  return best;
+  return best_rate(n, [&] { gemm(threads, false, false, n, n, n, 1.0F, a.data(), n, b.data(), n, 0.0F, c.data(), n); });
+}
+
+double measure_integer_gops(Threads& threads, std::int64_t n) {
+  const std::vector<std::byte> a(static_cast<std::size_t>(n * n), std::byte{17}), b(a);
+  std::vector<std::int32_t> c(a.size());
+  const std::int32_t zero = 113;
+  IntegerProduct p{n, n, n, {}, {}, c.data(), n};
+  p.a = {a.data(), n, false, false, {&zero, 1}};
+  p.b = {b.data(), n, true, false, {}};
+  return best_rate(n, [&] { threads.integers()->multiply(threads, p); });
 }
 
 MachineFacts examine_machine(Threads& threads, bool measure) {
@@ -86,11 +104,14 @@ MachineFacts examine_machine(Threads& threads, bool measure) {
   facts.instruction_sets = instruction_sets();
   facts.threads = threads.count();
   facts.linalg = linalg_info();
-  if (measure) {
-    Threads one(1);
-    facts.gflops_one = measure_gemm_gflops(one);
-    facts.gflops_all = threads.count() > 1 ? measure_gemm_gflops(threads) : facts.gflops_one;
-  }
+  facts.integers = threads.integers() == nullptr ? "none" : threads.integers()->name();
+  if (!measure) return facts;
+  Threads one(1, threads.integers());
+  facts.gflops_one = measure_gemm_gflops(one);
+  facts.gflops_all = threads.count() > 1 ? measure_gemm_gflops(threads) : facts.gflops_one;
+  if (threads.integers() == nullptr) return facts;
+  facts.gops_one = measure_integer_gops(one);
+  facts.gops_all = threads.count() > 1 ? measure_integer_gops(threads) : facts.gops_one;
   return facts;
 }
 
@@ -119,9 +140,14 @@ Json MachineFacts::json() const {
   l.set("widest", linalg.widest);
   l.set("narrow", linalg.narrow);
   j.set("linalg", std::move(l));
+  j.set("integer_kernels", integers);
   if (gflops_one > 0) {
     j.set("gflops_one_thread", gflops_one);
     j.set("gflops_all_threads", gflops_all);
+  }
+  if (gops_one > 0) {
+    j.set("integer_gops_one_thread", gops_one);
+    j.set("integer_gops_all_threads", gops_all);
   }
   return j;
 }

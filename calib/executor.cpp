@@ -5,6 +5,7 @@
 #include <cmath>
 #include <deque>
 #include <limits>
+#include <map>
 #include <new>
 
 #include "calib/executor_plan.h"
@@ -28,9 +29,16 @@ bool calls_functions(const Graph& graph, const std::vector<Function>& functions)
 
 std::string full_name(const Node& node) { return node.domain.empty() ? node.op : node.domain + "." + node.op; }
 
-const OpDef& known_op(const Node& node, std::int64_t opset) {
+bool is_standard(const Node& node) { return node.domain.empty() || node.domain == "ai.onnx"; }
+
+std::int64_t opset_of(const Graph& graph, const Node& node) {
+  return is_standard(node) ? graph.opset() : std::max<std::int64_t>(graph.opset(node.domain), 1);
+}
+
+const OpDef& known_op(const Graph& graph, const Node& node) {
   const OpDef* def = find_op(node.domain, node.op);
-  const bool standard = node.domain.empty() || node.domain == "ai.onnx";
+  const bool standard = is_standard(node);
+  const std::int64_t opset = opset_of(graph, node);
   if (def == nullptr) {
     throw Error(Code::input,
                 "node \"" + node.name + "\" uses " + full_name(node) + ", an operator that qtool cannot run",
@@ -69,6 +77,15 @@ Tensor fake_quantize_bias(const Tensor& bias, const Tensor& scale) {
     v = static_cast<float>(q) * step;
   }
   return bias.dtype() == DType::f32 ? x : from_f32(x, bias.dtype());
+}
+
+/// True when operands of the node have quant specs.
+bool decided(const Node& node) {
+  return std::any_of(node.inputs.begin(), node.inputs.end(), [](const Use& use) { return use.quant != nullptr; });
+}
+
+bool has_any(const std::vector<std::uint8_t>& marks, const std::vector<ValueId>& values) {
+  return std::any_of(values.begin(), values.end(), [&](ValueId v) { return marks[index(v)] != 0; });
 }
 
 void check_feed(const Value& value, const Tensor& t) {
@@ -143,13 +160,12 @@ Operand Executor::Plan::operand(const Use& use, const Node* consumer, Building& 
   return o;
 }
 
-void Executor::Plan::add_step(NodeId id, const OpDef& def, std::int64_t opset, Building& building) {
-  const Node& node = graph[id];
+void Executor::Plan::add_step(NodeId id, const Node& node, const OpDef& def, Building& building) {
   PlanStep step;
   step.id = id;
   step.node = &node;
   step.def = &def;
-  step.opset = opset;
+  step.opset = opset_of(graph, node);
   for (const Use& use : node.inputs) step.inputs.push_back(operand(use, &node, building));
   for (const Use& use : node.captured) step.captured.push_back(operand(use, nullptr, building));
   for_each_body(node,
@@ -170,18 +186,30 @@ Executor::Plan::Plan(const Graph& g, Reading r, Threads& t)
   Building building;
   building.variants.resize(graph.value_slots());
   for (const ValueId v : graph.values()) constants[index(v)] = graph[v].data;
-  for (const NodeId id : graph.order()) {
+  const std::vector<NodeId> order = graph.order();
+  std::map<NodeId, const IntegerGroup*> group_of;  // by the node that ends it
+  const Links links(graph);
+  for (const NodeId id : order) {
+    if (reading == Reading::quantized && decided(graph[id])) continue;
+    if (auto group = integer_group(graph, links, id)) {
+      groups.push_back(std::move(*group));
+      group_of[groups.back().last] = &groups.back();
+    }
+  }
+  for (const NodeId id : order) {
     const Node& node = graph[id];
-    const bool standard = node.domain.empty() || node.domain == "ai.onnx";
-    const std::int64_t opset = standard ? graph.opset() : std::max<std::int64_t>(graph.opset(node.domain), 1);
-    const OpDef& def = known_op(node, opset);
+    const OpDef& def = known_op(graph, node);
     try {
-      if (standard && node.op == "Constant" && node.outputs.size() == 1 && node.outputs[0] != ValueId::none) {
+      if (is_standard(node) && node.op == "Constant" && node.outputs.size() == 1 && node.outputs[0] != ValueId::none) {
         std::vector<Tensor> result(1);
-        def.forward(OpContext{node, opset, {}, result, threads, no_bodies});
+        def.forward(OpContext{node, graph.opset(), {}, result, threads, no_bodies});
         constants[index(node.outputs[0])] = std::move(result[0]);
-      } else {
-        add_step(id, def, opset, building);
+        continue;
+      }
+      add_step(id, node, def, building);
+      if (const auto group = group_of.find(id); group != group_of.end()) {
+        add_step(id, group->second->node, known_op(graph, group->second->node), building);
+        steps.back().group = group->second;
       }
     } catch (const Error& e) {
       rethrow_at(e, graph, node);
@@ -213,7 +241,9 @@ Schedule Executor::Plan::schedule(const std::vector<std::uint8_t>& given, std::s
       }
       throw Error(Code::input, "nothing computes value \"" + graph[v].name + "\"");
     }
-    const std::uint32_t s = producer[index(v)];
+    std::uint32_t s = producer[index(v)];
+    // Gradients, and feeds for values inside, need the group's own nodes.
+    if (steps[s].group != nullptr && (keep == Keep::raw || has_any(given, steps[s].group->inside))) --s;
     if (needed[s] != 0) continue;
     needed[s] = 1;
     for (const Operand& o : steps[s].inputs) open.push_back(o.value);

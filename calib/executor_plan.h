@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <span>
@@ -13,6 +14,7 @@
 #include "calib/executor.h"
 #include "calib/op.h"
 #include "formats/base/error.h"
+#include "formats/ir/integer_group.h"
 #include "formats/ir/quant.h"
 
 namespace qtool {
@@ -38,6 +40,7 @@ struct PlanStep {
   std::int64_t opset = 0;
   std::vector<Operand> inputs, captured;
   std::vector<std::unique_ptr<const Executor::Plan>> bodies;
+  const IntegerGroup* group = nullptr;  // what the step stands for; the step before makes the same value node by node
 };
 
 struct Schedule {
@@ -79,6 +82,7 @@ struct Executor::Plan {
   const Graph& graph;
   Reading reading;
   Threads& threads;
+  std::deque<IntegerGroup> groups;  // that run on codes
   std::vector<PlanStep> steps;
   std::vector<std::uint32_t> producer;  // by value: index of its step, or no_step
   std::vector<Tensor> constants;        // by value: initializers and outputs of Constant nodes
@@ -92,7 +96,7 @@ struct Executor::Plan {
  private:
   struct Building;
   Operand operand(const Use&, const Node* consumer, Building&);
-  void add_step(NodeId, const OpDef&, std::int64_t opset, Building&);
+  void add_step(NodeId, const Node&, const OpDef&, Building&);
   Tensor fetch(const Operand&, Slots&) const;
   std::vector<Tensor> run_step(const PlanStep&, Slots&, std::span<const Slot> dying, Record*) const;
 };

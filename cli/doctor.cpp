@@ -108,6 +108,8 @@ class Doctor final : public Command {
       if (one > most * clearly) most = one, best = core;
     }
     text += table.text();
+    text += "\nproducts of 8-bit codes: kernel " + facts.integers + ", " + fixed(facts.gops_one, 0) +
+            " GOP/s on 1 thread, " + fixed(facts.gops_all, 0) + " on " + std::to_string(threads.count()) + "\n";
     if (best != linalg.core) {
       text += "\n" + best + " is faster here: OPENBLAS_CORETYPE=" + best + " makes qtool use it\n";
     } else if (linalg.narrow) {

@@ -52,6 +52,18 @@ std::span<const IntegerKernel* const> integer_kernels();
 /// The same products on one kernel. Requires: it runs here.
 void multiply_codes(const IntegerKernel&, Threads&, const IntegerProduct&);
 
+/// Them as operators ask for them.
+class OnKernel final : public IntegerKernels {
+ public:
+  /// Keeps a reference to the kernel. Requires: it runs here.
+  explicit OnKernel(const IntegerKernel& kernel) : kernel_(kernel) {}
+  std::string_view name() const override { return kernel_.name; }
+  void multiply(Threads& threads, const IntegerProduct& p) const override { multiply_codes(kernel_, threads, p); }
+
+ private:
+  const IntegerKernel& kernel_;
+};
+
 namespace kernel {
 #define QTOOL_KERNEL(name) extern const IntegerKernel name;
 #include "backends/cpu/list.inc"

@@ -6,6 +6,7 @@
 #include <array>
 #include <cstring>
 #include <memory>
+#include <vector>
 
 #include "backends/cpu/cpu.h"
 #include "backends/cpu/kernel.h"
@@ -19,12 +20,11 @@
 namespace qtool {
 namespace {
 
-// A tile of sums, the part of the right operand that it needs and the rows that meet it should stay in the second-level
-// cache; the rows of one block of registers in the first.
-constexpr std::int64_t tile_rows = 96, tile_panels = 16, tile_depth = 1024;
-// Tiles that one product should have at least, so that several threads find work.
-constexpr std::int64_t wanted_tiles = 8;
-constexpr std::int64_t pack_bytes = 1 << 16;  // per task
+// A tile of sums and the rows and panels that meet in it should stay in the second-level cache.
+constexpr std::int64_t tile_rows = 96, tile_depth = 1024, least_panels = 4, most_panels = 8, panel_bytes = 256 * 1024;
+// Tasks that one product should have at least, so that several threads find work; more would pack panels more often.
+constexpr std::int64_t wanted_tasks = 4;
+constexpr std::int64_t pack_bytes = 1 << 16;  // rows per task
 
 constexpr std::int64_t round_up(std::int64_t n, std::int64_t step) { return (n + step - 1) / step * step; }
 constexpr std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
@@ -92,91 +92,93 @@ Rows pack_rows(const IntegerKernel& kernel, Threads& threads, const IntegerProdu
   return out;
 }
 
-/// Codes [4 * four, + 4) of 16 columns, interleaved; `rows`, `columns`: how many of them exist.
-void interleave(const std::uint8_t* from, std::int64_t stride, std::int64_t rows, std::int64_t columns,
-                std::uint8_t flip, std::uint8_t* to) {
+/// Four rows of 16 columns, interleaved.
 #if defined(__x86_64__)
-  if (rows >= 4 && columns >= panel_columns) {
-    const __m128i mask = _mm_set1_epi8(static_cast<char>(flip));
-    const auto row = [&](std::int64_t i) {
-      return _mm_xor_si128(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i * stride)), mask);
-    };
-    const __m128i r0 = row(0), r1 = row(1), r2 = row(2), r3 = row(3);
-    const __m128i low01 = _mm_unpacklo_epi8(r0, r1), high01 = _mm_unpackhi_epi8(r0, r1);
-    const __m128i low23 = _mm_unpacklo_epi8(r2, r3), high23 = _mm_unpackhi_epi8(r2, r3);
-    auto* out = reinterpret_cast<__m128i*>(to);
-    _mm_storeu_si128(out, _mm_unpacklo_epi16(low01, low23));
-    _mm_storeu_si128(out + 1, _mm_unpackhi_epi16(low01, low23));
-    _mm_storeu_si128(out + 2, _mm_unpacklo_epi16(high01, high23));
-    _mm_storeu_si128(out + 3, _mm_unpackhi_epi16(high01, high23));
-    return;
-  }
+void interleave(__m128i r0, __m128i r1, __m128i r2, __m128i r3, std::uint8_t* to) {
+  const __m128i low01 = _mm_unpacklo_epi8(r0, r1), high01 = _mm_unpackhi_epi8(r0, r1);
+  const __m128i low23 = _mm_unpacklo_epi8(r2, r3), high23 = _mm_unpackhi_epi8(r2, r3);
+  auto* out = reinterpret_cast<__m128i*>(to);
+  _mm_storeu_si128(out, _mm_unpacklo_epi16(low01, low23));
+  _mm_storeu_si128(out + 1, _mm_unpackhi_epi16(low01, low23));
+  _mm_storeu_si128(out + 2, _mm_unpacklo_epi16(high01, high23));
+  _mm_storeu_si128(out + 3, _mm_unpackhi_epi16(high01, high23));
+}
 #endif
-  std::memset(to, 0, 4 * panel_columns);
-  for (std::int64_t i = 0; i < std::min<std::int64_t>(rows, 4); ++i) {
-    for (std::int64_t j = 0; j < std::min(columns, panel_columns); ++j) to[4 * j + i] = from[i * stride + j] ^ flip;
-  }
-}
 
-/// The right operand: panels of signed codes, and the sums of their columns (empty: nobody needs them).
-struct Panels {
-  Memory<std::int8_t> codes;
-  Memory<std::int32_t> sums;
-  std::int64_t stride = 0;
-};
+/// Packs the columns of the right operand from `first` on as signed codes, `columns` of at most 16, `depth` rows.
+class PanelPacker {
+ public:
+  PanelPacker(const IntegerProduct& p, std::int64_t depth)
+      : b_(p.b), k_(p.k), depth_(depth), n_(p.n), flip_(p.b.is_signed ? 0 : 0x80) {}
 
-void pack_panel(const IntegerProduct& p, std::int64_t panel, std::int64_t depth, std::uint8_t* to) {
-  const auto* from = reinterpret_cast<const std::uint8_t*>(p.b.codes);
-  const std::uint8_t flip = p.b.is_signed ? 0 : 0x80;
-  const std::int64_t first = panel * panel_columns, columns = std::min(panel_columns, p.n - first);
-  if (!p.b.transposed) {
-    for (std::int64_t l = 0; l < depth; l += 4, to += 4 * panel_columns) {
-      interleave(from + l * p.b.stride + first, p.b.stride, p.k - l, columns, flip, to);
-    }
-    return;
-  }
-  const std::int64_t whole = p.k / 4 * 4;
-  if (columns < panel_columns || whole < depth) std::memset(to, 0, at(depth * panel_columns));
-  const std::uint32_t flips = 0x01010101U * flip;
-  for (std::int64_t j = 0; j < columns; ++j) {
-    const std::uint8_t* column = from + (first + j) * p.b.stride;
-    std::uint8_t* out = to + 4 * j;
-    for (std::int64_t l = 0; l < whole; l += 4) {
-      std::uint32_t four = 0;
-      std::memcpy(&four, column + l, sizeof four);
-      four ^= flips;
-      std::memcpy(out + l * panel_columns, &four, sizeof four);
-    }
-    for (std::int64_t l = whole; l < p.k; ++l) out[whole * panel_columns + l % 4] = column[l] ^ flip;
-  }
-}
-
-Panels pack_panels(const IntegerKernel& kernel, Threads& threads, const IntegerProduct& p, bool want_sums) {
-  Panels out;
-  const std::int64_t panels = round_up(p.n, panel_columns) / panel_columns, depth = round_up(p.k, kernel.depth_step);
-  out.stride = depth * panel_columns;
-  out.codes = memory<std::int8_t>(panels * out.stride);
-  if (want_sums) out.sums = memory<std::int32_t>(panels * panel_columns);
-  threads.for_each(
-      panels, std::max<std::int64_t>(4, pack_bytes / out.stride), [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t panel = begin; panel < end; ++panel) {
-          pack_panel(p, panel, depth, reinterpret_cast<std::uint8_t*>(out.codes.get() + panel * out.stride));
+  void pack(std::int64_t panel, std::uint8_t* to) const {
+    const std::int64_t first = panel * panel_columns, columns = std::min(panel_columns, n_ - first);
+    if (b_.transposed) return transposed(first, columns, to);
+    std::int64_t l = 0;
+#if defined(__x86_64__)
+    if (columns == panel_columns) {
+      const __m128i mask = _mm_set1_epi8(static_cast<char>(flip_));
+      const auto four = [&](const auto& row) {
+        for (; l + 4 <= k_; l += 4, to += 4 * panel_columns) {
+          interleave(_mm_xor_si128(row(l), mask), _mm_xor_si128(row(l + 1), mask), _mm_xor_si128(row(l + 2), mask),
+                     _mm_xor_si128(row(l + 3), mask), to);
         }
-        if (!want_sums) return;
-        // Sums of columns: the product with a row of ones.
-        const auto ones = memory<std::uint8_t>(kernel.row_step * depth);
-        std::memset(ones.get(), 1, at(kernel.row_step * depth));
-        const auto sums = memory<std::int32_t>(kernel.row_step * (end - begin) * panel_columns);
-        KernelTile t{ones.get(), depth, out.codes.get() + begin * out.stride, out.stride, depth};
-        t.rows = kernel.row_step;
-        t.panels = end - begin;
-        t.sums = sums.get();
-        t.sums_stride = (end - begin) * panel_columns;
-        kernel.multiply(t);
-        std::copy(t.sums, t.sums + t.sums_stride, out.sums.get() + begin * panel_columns);
-      });
-  return out;
-}
+      };
+      const auto load = [](const std::uint8_t* from) {
+        return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+      };
+      const auto half = [](const std::uint8_t* from) {
+        return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
+      };
+      if (b_.rows == nullptr) {
+        const std::uint8_t* from = codes() + first;
+        four([&](std::int64_t r) { return load(from + r * b_.stride); });
+      } else {
+        const std::uint8_t *left = codes() + b_.columns[first / 8], *right = codes() + b_.columns[first / 8 + 1];
+        if (right == left + 8) {
+          four([&](std::int64_t r) { return load(left + b_.rows[r]); });
+        } else {
+          four([&](std::int64_t r) { return _mm_unpacklo_epi64(half(left + b_.rows[r]), half(right + b_.rows[r])); });
+        }
+      }
+    }
+#endif
+    for (; l < depth_; l += 4, to += 4 * panel_columns) {
+      std::memset(to, 0, 4 * panel_columns);
+      for (std::int64_t i = 0; i < std::min<std::int64_t>(k_ - l, 4); ++i) {
+        for (std::int64_t j = 0; j < columns; ++j) to[4 * j + i] = element(l + i, first + j) ^ flip_;
+      }
+    }
+  }
+
+ private:
+  const std::uint8_t* codes() const { return reinterpret_cast<const std::uint8_t*>(b_.codes); }
+
+  std::uint8_t element(std::int64_t l, std::int64_t j) const {
+    return codes()[b_.rows == nullptr ? l * b_.stride + j : b_.rows[l] + b_.columns[j / 8] + j % 8];
+  }
+
+  void transposed(std::int64_t first, std::int64_t columns, std::uint8_t* to) const {
+    const std::int64_t whole = k_ / 4 * 4;
+    if (columns < panel_columns || whole < depth_) std::memset(to, 0, at(depth_ * panel_columns));
+    const std::uint32_t flips = 0x01010101U * flip_;
+    for (std::int64_t j = 0; j < columns; ++j) {
+      const std::uint8_t* column = codes() + (first + j) * b_.stride;
+      std::uint8_t* out = to + 4 * j;
+      for (std::int64_t l = 0; l < whole; l += 4) {
+        std::uint32_t four = 0;
+        std::memcpy(&four, column + l, sizeof four);
+        four ^= flips;
+        std::memcpy(out + l * panel_columns, &four, sizeof four);
+      }
+      for (std::int64_t l = whole; l < k_; ++l) out[whole * panel_columns + l % 4] = column[l] ^ flip_;
+    }
+  }
+
+  const CodeMatrix& b_;
+  std::int64_t k_, depth_, n_;
+  std::uint8_t flip_;
+};
 
 /// Zero points of the codes as packed: those of one type moved by `shift`.
 class ZeroPoints {
@@ -185,6 +187,8 @@ class ZeroPoints {
       : given_(given), shift_(static_cast<std::uint32_t>(shift)) {
     QTOOL_ENSURE(given.size() <= 1 || static_cast<std::int64_t>(given.size()) == count,
                  "zero points are none, one, or one per row or column");
+    const auto other = std::find_if(given.begin(), given.end(), [&](std::int32_t z) { return z != given[0]; });
+    if (!given.empty() && other == given.end()) given_ = given.first(1);
   }
   bool one() const { return given_.size() <= 1; }
   std::uint32_t operator[](std::int64_t i) const {
@@ -196,6 +200,22 @@ class ZeroPoints {
   std::uint32_t shift_;
 };
 
+/// Sums of the columns of packed panels: their product with a row of ones.
+void add_columns(const IntegerKernel& kernel, KernelTile t, const std::int8_t* codes, std::int64_t depth,
+                 std::vector<std::uint32_t>& to) {
+  const std::vector<std::uint8_t> ones(at(kernel.row_step * std::min(depth, tile_depth)), 1);
+  t.rows = kernel.row_step;
+  for (std::int64_t l = 0; l < depth; l += tile_depth) {
+    t.depth = std::min(tile_depth, depth - l);
+    t.a = ones.data();
+    t.a_stride = t.depth;
+    t.b = codes + l * panel_columns;
+    t.add = l > 0;
+    kernel.multiply(t);
+  }
+  std::copy(t.sums, t.sums + t.panels * panel_columns, to.begin());
+}
+
 }  // namespace
 
 void multiply_codes(const IntegerKernel& kernel, Threads& threads, const IntegerProduct& p) {
@@ -206,59 +226,72 @@ void multiply_codes(const IntegerKernel& kernel, Threads& threads, const Integer
   }
   const ZeroPoints za(p.a.zero_points, p.m, p.a.is_signed ? 128 : 0),
       zb(p.b.zero_points, p.n, p.b.is_signed ? 0 : -128);
-  const bool of_columns = !za.one() || za[0] != 0;
   const Rows rows = pack_rows(kernel, threads, p);
-  const Panels panels = pack_panels(kernel, threads, p, of_columns);
-
-  const auto k = static_cast<std::uint32_t>(p.k);
-  const auto column_sum = [&](std::int64_t j) {
-    return of_columns ? static_cast<std::uint32_t>(panels.sums[at(j)]) - k * zb[j] : 0;
-  };
+  const bool of_columns = !za.one() || za[0] != 0;
   // Where both zero points are one number, what is taken out is a number per row plus a number per column.
-  const bool simple = za.one() && (zb.one() || p.b.zero_points.empty());
-  const auto by_row = std::make_unique<std::uint32_t[]>(at(p.m)),
-             by_column = std::make_unique<std::uint32_t[]>(at(p.n));
+  const bool simple = za.one() && zb.one();
+  const auto by_row = std::make_unique<std::uint32_t[]>(at(p.m));
   if (simple) {
     for (std::int64_t i = 0; i < p.m; ++i) by_row[at(i)] = 0U - zb[0] * rows.sums[at(i)];
-    for (std::int64_t j = 0; j < p.n; ++j) by_column[at(j)] = 0U - za[0] * column_sum(j);
   }
 
   const std::int64_t all_panels = round_up(p.n, panel_columns) / panel_columns;
-  const std::int64_t depth = round_up(p.k, kernel.depth_step), down = round_up(p.m, tile_rows) / tile_rows;
-  std::int64_t width = std::min(tile_panels, all_panels);
-  while (width > 4 && down * (round_up(all_panels, width) / width) < wanted_tiles) width /= 2;
+  const std::int64_t depth = round_up(p.k, kernel.depth_step), all_tiles = round_up(p.m, tile_rows) / tile_rows;
+  // A task packs its panels and multiplies them with its rows: all of them, or what gives every thread something to do.
+  std::int64_t width = std::clamp<std::int64_t>(panel_bytes / (depth * panel_columns), least_panels, most_panels);
+  width = std::min(round_up(all_panels, width) / width >= wanted_tasks ? width : least_panels, all_panels);
   const std::int64_t across = round_up(all_panels, width) / width;
+  const std::int64_t tiles = std::max<std::int64_t>(1, all_tiles * across / wanted_tasks);  // of rows, per task
+  const std::int64_t down = round_up(all_tiles, tiles) / tiles;
+  const PanelPacker packer(p, depth);
 
   threads.for_each(down * across, 1, [&](std::int64_t begin, std::int64_t end) {
-    const auto sums = memory<std::int32_t>(round_up(std::min(tile_rows, p.m), kernel.row_step) * width * panel_columns);
-    for (std::int64_t tile = begin; tile < end; ++tile) {
-      const std::int64_t row = tile / across * tile_rows, panel = tile % across * width;
-      const std::int64_t column = panel * panel_columns;
+    const std::int64_t stride = width * panel_columns;
+    const auto codes = memory<std::int8_t>(depth * stride);
+    const auto sums = memory<std::int32_t>(round_up(std::min(tile_rows, p.m), kernel.row_step) * stride);
+    std::vector<std::uint32_t> column_sums(at(stride)), by_column(at(stride));
+    for (std::int64_t task = begin; task < end; ++task) {
+      const std::int64_t panel = task / down * width, column = panel * panel_columns;
       KernelTile t;
-      t.rows = round_up(std::min(tile_rows, p.m - row), kernel.row_step);
       t.panels = std::min(width, all_panels - panel);
+      t.b_stride = depth * panel_columns;
       t.sums = sums.get();
-      t.sums_stride = width * panel_columns;
-      t.a_stride = rows.stride;
-      t.b_stride = panels.stride;
-      for (std::int64_t l = 0; l < depth; l += tile_depth) {
-        t.a = rows.codes.get() + row * rows.stride + l;
-        t.b = panels.codes.get() + panel * panels.stride + l * panel_columns;
-        t.depth = std::min(tile_depth, depth - l);
-        t.add = l > 0;
-        kernel.multiply(t);
+      t.sums_stride = stride;
+      for (std::int64_t i = 0; i < t.panels; ++i) {
+        packer.pack(panel + i, reinterpret_cast<std::uint8_t*>(codes.get() + i * t.b_stride));
       }
-      KernelResult f{reinterpret_cast<const std::uint32_t*>(sums.get()), by_row.get() + row, by_column.get() + column};
-      f.c = reinterpret_cast<std::uint32_t*>(p.c + row * p.c_stride + column);
-      f.rows = std::min(tile_rows, p.m - row);
-      f.columns = std::min(t.panels * panel_columns, p.n - column);
-      f.sums_stride = t.sums_stride;
-      f.c_stride = p.c_stride;
-      kernel.finish(f);
-      if (simple) continue;
-      for (std::int64_t i = 0; i < f.rows; ++i) {
-        for (std::int64_t j = 0; j < f.columns; ++j) {
-          f.c[i * f.c_stride + j] -= za[row + i] * column_sum(column + j) + zb[column + j] * rows.sums[at(row + i)];
+      const std::int64_t columns = std::min(t.panels * panel_columns, p.n - column);
+      if (of_columns) {
+        add_columns(kernel, t, codes.get(), depth, column_sums);
+        const auto k = static_cast<std::uint32_t>(p.k);
+        for (std::int64_t j = 0; j < columns; ++j) {
+          column_sums[at(j)] -= k * zb[column + j];
+          if (simple) by_column[at(j)] = 0U - za[0] * column_sums[at(j)];
+        }
+      }
+      const std::int64_t first = task % down * tiles * tile_rows, last = std::min(p.m, first + tiles * tile_rows);
+      for (std::int64_t row = first; row < last; row += tile_rows) {
+        t.rows = round_up(std::min(tile_rows, last - row), kernel.row_step);
+        t.a_stride = rows.stride;
+        for (std::int64_t l = 0; l < depth; l += tile_depth) {
+          t.a = rows.codes.get() + row * rows.stride + l;
+          t.b = codes.get() + l * panel_columns;
+          t.depth = std::min(tile_depth, depth - l);
+          t.add = l > 0;
+          kernel.multiply(t);
+        }
+        KernelResult f{reinterpret_cast<const std::uint32_t*>(sums.get()), by_row.get() + row, by_column.data()};
+        f.c = reinterpret_cast<std::uint32_t*>(p.c + row * p.c_stride + column);
+        f.rows = std::min(tile_rows, last - row);
+        f.columns = columns;
+        f.sums_stride = stride;
+        f.c_stride = p.c_stride;
+        kernel.finish(f);
+        if (simple) continue;
+        for (std::int64_t i = 0; i < f.rows; ++i) {
+          for (std::int64_t j = 0; j < columns; ++j) {
+            f.c[i * f.c_stride + j] -= za[row + i] * column_sums[at(j)] + zb[column + j] * rows.sums[at(row + i)];
+          }
         }
       }
     }
@@ -271,16 +304,6 @@ constexpr std::array all{
 #define QTOOL_KERNEL(name) &kernel::name,
 #include "backends/cpu/list.inc"
 #undef QTOOL_KERNEL
-};
-
-class OnKernel final : public IntegerKernels {
- public:
-  explicit OnKernel(const IntegerKernel& kernel) : kernel_(kernel) {}
-  std::string_view name() const override { return kernel_.name; }
-  void multiply(Threads& threads, const IntegerProduct& p) const override { multiply_codes(kernel_, threads, p); }
-
- private:
-  const IntegerKernel& kernel_;
 };
 
 }  // namespace

@@ -2,17 +2,11 @@
 // Form qoperator: the groups that ONNX Runtime would fuse when it loads the pairs, fused ahead: QLinearConv, QGemm and
 // their like read and write codes. Loads faster, also in older releases; only ONNX Runtime knows most of the operators.
 // Works on what lower_static() wrote; a group that does not fit stays as pairs.
-#include <limits>
-
 #include "backends/ort_cpu/ort_cpu.h"
+#include "formats/ir/integer_group.h"
 
 namespace qtool::ort_cpu {
 namespace {
-
-/// A value as codes with their parameters.
-struct Coded {
-  ValueId codes = ValueId::none, scale = ValueId::none, zero_point = ValueId::none;
-};
 
 class Fusion {
  public:
@@ -26,60 +20,14 @@ class Fusion {
   }
 
  private:
-  std::optional<Coded> coded(ValueId v) const {
-    if (v == ValueId::none) return std::nullopt;
-    const NodeId n = links_.producer(v);
-    if (n == NodeId::none || g_[n].op != "DequantizeLinear" || g_[n].inputs.size() < 3) return std::nullopt;
-    return Coded{g_[n].inputs[0].value, g_[n].inputs[1].value, g_[n].inputs[2].value};
-  }
-
-  std::optional<NodeId> sole_reader(ValueId v) const {
-    const auto all = links_.consumers(v);
-    if (all.size() != 1 || all[0].node == NodeId::none || all[0].input != 0) return std::nullopt;
-    return all[0].node;
-  }
-
-  /// The quantizer behind `v`, past a Relu or Clip that it makes redundant. Its codes, or nothing.
-  std::optional<Coded> quantized(ValueId v) const {
-    auto next = sole_reader(v);
-    if (!next) return std::nullopt;
-    NodeId between = NodeId::none;
-    if (g_[*next].op == "Relu" || g_[*next].op == "Clip") {
-      between = *next;
-      next = sole_reader(g_[*next].outputs[0]);
-      if (!next) return std::nullopt;
-    }
-    const Node& q = g_[*next];
-    if (q.op != "QuantizeLinear" || q.inputs.size() < 3) return std::nullopt;
-    const Coded c{q.outputs[0], q.inputs[1].value, q.inputs[2].value};
-    if (between != NodeId::none && !redundant(g_[between], c)) return std::nullopt;
-    return c;
-  }
-
-  bool redundant(const Node& node, const Coded& c) const {
-    const float scale = to_f32(g_[c.scale].data).read<float>()[0];
-    const Tensor& zero = g_[c.zero_point].data;
-    const float z = to_f32(zero).read<float>()[0];
-    const float lowest = zero.dtype() == DType::i8 ? -128.0F : 0.0F;
-    if (node.op == "Relu") return z == lowest;
-    const auto bound = [&](std::size_t i, float otherwise) {
-      if (i >= node.inputs.size() || node.inputs[i].value == ValueId::none) return otherwise;
-      const Tensor& data = g_[node.inputs[i].value].data;
-      return data.empty() || data.count() != 1 ? -otherwise : to_f32(data).read<float>()[0];
-    };
-    constexpr float unbounded = std::numeric_limits<float>::infinity();
-    const float slack = scale * 1e-3F;  // far below a step
-    return (lowest - z) * scale >= bound(1, -unbounded) - slack &&
-           (lowest + 255.0F - z) * scale <= bound(2, unbounded) + slack;
-  }
+  std::optional<Coded> coded(ValueId v) const { return qtool::coded(g_, links_, v); }
+  std::optional<Coded> quantized(ValueId v) const { return qtool::quantized(g_, links_, v); }
 
   void fuse(NodeId n) {
     const Node& node = g_[n];
     if (node.op == "QuantizeLinear" || node.op == "DequantizeLinear" || node.inputs.empty() || node.outputs.empty())
       return;
-    if (node.op == "Conv") return conv(n);
-    if (node.op == "MatMul") return matmul(n);
-    if (node.op == "Gemm") return gemm(n);
+    if (const auto group = integer_group(g_, links_, n)) return become(n, group->node);
     if (node.op == "Concat") return concat(n);
     if (node.op == "Where") return where(n);
     if (node.op == "Add" || node.op == "Mul") return binary(n);
@@ -89,6 +37,13 @@ class Fusion {
     }
     if (node.op == "Relu") return relu(n);
     if (l_.target.find(node, Role::move) != nullptr) move(n);
+  }
+
+  void become(NodeId n, const Node& product) {
+    g_[n].attrs = product.attrs;
+    std::vector<ValueId> inputs;
+    for (const Use& use : product.inputs) inputs.push_back(use.value);
+    become(n, product.op, product.domain, inputs, product.outputs[0]);
   }
 
   void become(NodeId n, std::string_view op, std::string_view domain, const std::vector<ValueId>& inputs,
@@ -101,49 +56,6 @@ class Fusion {
     for (const ValueId v : inputs) node.inputs.push_back({v, nullptr});
     node.outputs = {output};
     if (!domain.empty()) l_.use_contrib();
-  }
-
-  void conv(NodeId n) {
-    const Node& node = g_[n];
-    const auto x = coded(node.inputs[0].value), w = coded(node.inputs[1].value), y = quantized(node.outputs[0]);
-    if (!x || !w || !y) return;
-    std::vector<ValueId> inputs{x->codes, x->scale,      x->zero_point, w->codes,
-                                w->scale, w->zero_point, y->scale,      y->zero_point};
-    if (node.inputs.size() > 2 && node.inputs[2].value != ValueId::none) {
-      const auto b = coded(node.inputs[2].value);
-      if (!b || g_[b->codes].type.dtype != DType::i32) return;
-      inputs.push_back(b->codes);
-    }
-    become(n, "QLinearConv", "", inputs, y->codes);
-  }
-
-  void matmul(NodeId n) {
-    const auto a = coded(g_[n].inputs[0].value), b = coded(g_[n].inputs[1].value), y = quantized(g_[n].outputs[0]);
-    if (!a || !b) return;
-    if (y) {
-      become(n, "QLinearMatMul", "",
-             {a->codes, a->scale, a->zero_point, b->codes, b->scale, b->zero_point, y->scale, y->zero_point}, y->codes);
-    } else {
-      become(n, "MatMulIntegerToFloat", "com.microsoft",
-             {a->codes, b->codes, a->scale, b->scale, a->zero_point, b->zero_point}, g_[n].outputs[0]);
-    }
-  }
-
-  void gemm(NodeId n) {
-    const Node& node = g_[n];
-    const auto a = coded(node.inputs[0].value), b = coded(node.inputs[1].value), y = quantized(node.outputs[0]);
-    if (!a || !b) return;
-    std::vector<ValueId> inputs{a->codes, a->scale, a->zero_point, b->codes, b->scale, b->zero_point};
-    ValueId c = ValueId::none;
-    if (node.inputs.size() > 2 && node.inputs[2].value != ValueId::none) {
-      const auto bias = coded(node.inputs[2].value);
-      if (!bias) return;
-      c = bias->codes;
-    }
-    if (c != ValueId::none || y) inputs.push_back(c);
-    if (y) inputs.insert(inputs.end(), {y->scale, y->zero_point});
-    g_[n].attrs.erase("beta");
-    become(n, "QGemm", "com.microsoft", inputs, y ? y->codes : node.outputs[0]);
   }
 
   void binary(NodeId n) {
@@ -200,7 +112,7 @@ class Fusion {
   /// A Relu on codes whose zero point is the lowest code changes nothing.
   void relu(NodeId n) {
     const auto x = coded(g_[n].inputs[0].value), y = quantized(g_[n].outputs[0]);
-    if (!x || !y || y->scale != x->scale || y->zero_point != x->zero_point || !redundant(g_[n], *y)) return;
+    if (!x || !y || y->scale != x->scale || y->zero_point != x->zero_point || !cuts_nothing(g_, g_[n], *y)) return;
     g_.replace_uses(y->codes, x->codes);
   }
 

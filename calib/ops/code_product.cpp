@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 
+#include "calib/ops/code_planes.h"
 #include "calib/ops/integer_product.h"
 #include "calib/ops/operand.h"
 #include "calib/ops/slide.h"
@@ -13,9 +14,6 @@
 
 namespace qtool {
 namespace {
-
-// A block of columns of the image, in bytes, should stay in the second-level cache.
-constexpr std::int64_t column_block = 256 * 1024;
 
 bool is_code(DType t) { return t == DType::i8 || t == DType::u8; }
 
@@ -93,39 +91,51 @@ void convolve_depthwise(Threads& threads, const Convolution& c, const Tensor& x,
       });
 }
 
-/// The kernel times a matrix of columns: bytes of the image where a tap sees it, its zero point outside.
-void convolve_by_columns(Threads& threads, const Convolution& c, const Tensor& x,
+/// The kernel times the image as its own matrix of columns, see code_planes.h.
+void convolve_by_columns(Threads& threads, const Convolution& c, const CodePlanes& planes, const Tensor& x,
                          const std::vector<std::int32_t>& x_zero, const Tensor& kernel,
                          const std::vector<std::int32_t>& kernel_zero, std::int32_t* y) {
   const Window& w = c.window;
   const std::int64_t positions = w.output_size(), depth = c.depth(), images = c.batch * c.groups;
-  std::int64_t width = std::max<std::int64_t>(64, column_block / std::max<std::int64_t>(depth, 1) / 64 * 64);
-  constexpr std::int64_t wanted_tasks = 4;  // of one image, so that several threads find work
-  if (images < wanted_tasks)
-    width = std::min(width, std::max<std::int64_t>(64, (positions / wanted_tasks + 63) / 64 * 64));
-  width = std::min(width, positions);
-  const std::int64_t across = (positions + width - 1) / width;
-  const auto* image_codes = reinterpret_cast<const std::uint8_t*>(x.bytes().data());
-  const auto outside = static_cast<std::uint8_t>(x_zero.empty() ? 0 : x_zero[0]);
-  threads.for_each(images * across, 1, [&](std::int64_t begin, std::int64_t end) {
-    std::vector<std::uint8_t> columns;
-    for (std::int64_t t = begin; t < end; ++t) {
-      const std::int64_t image = t / across, channel = image % c.groups * c.outputs;
-      const std::int64_t first = t % across * width, last = std::min(first + width, positions);
-      IntegerProduct p{c.outputs, last - first, depth, {}, {}, y + image * c.outputs * positions + first, positions};
-      p.a = {kernel.bytes().data() + channel * depth, depth, kernel.dtype() == DType::i8, false, kernel_zero};
-      if (kernel_zero.size() > 1) p.a.zero_points = p.a.zero_points.subspan(at(channel), at(c.outputs));
-      const std::uint8_t* from = image_codes + image * c.inputs * w.input_size();
-      p.b = {reinterpret_cast<const std::byte*>(from) + first, positions, x.dtype() == DType::i8, false, x_zero};
-      if (!w.is_pointwise()) {
-        columns.resize(at(depth * (last - first)));
-        image_to_columns(w, from, c.inputs, first, last, columns.data(), last - first, outside);
-        p.b.codes = reinterpret_cast<const std::byte*>(columns.data());
-        p.b.stride = last - first;
-      }
-      threads.integers()->multiply(threads, p);
-    }
-  });
+  const auto* codes = reinterpret_cast<const std::uint8_t*>(x.bytes().data());
+  const auto one = [&](std::int64_t image, std::vector<std::uint8_t>& scratch, std::vector<std::int32_t>& sums) {
+    const std::int64_t channel = image % c.groups * c.outputs;
+    std::int32_t* const to = y + image * c.outputs * positions;
+    const std::uint8_t* const from = codes + image * c.inputs * w.input_size();
+    IntegerProduct p{c.outputs, positions, depth, {}, {}, to, positions};
+    p.a = {kernel.bytes().data() + channel * depth, depth, kernel.dtype() == DType::i8, false, kernel_zero};
+    if (kernel_zero.size() > 1) p.a.zero_points = p.a.zero_points.subspan(at(channel), at(c.outputs));
+    p.b = {reinterpret_cast<const std::byte*>(from), positions, x.dtype() == DType::i8, false, x_zero};
+    if (w.is_pointwise()) return threads.integers()->multiply(threads, p);
+    planes.fill(threads, from, static_cast<std::uint8_t>(x_zero.empty() ? 0 : x_zero[0]), scratch);
+    p.b.codes = reinterpret_cast<const std::byte*>(scratch.data());
+    p.b.rows = planes.rows.data();
+    p.b.columns = planes.columns.data();
+    p.n = planes.width() * w.output[0] * w.output[1];
+    if (p.n == positions) return threads.integers()->multiply(threads, p);
+    sums.resize(at(c.outputs * p.n));  // lines are longer than those of the result
+    p.c = sums.data();
+    p.c_stride = p.n;
+    threads.integers()->multiply(threads, p);
+    const std::int64_t lines = c.outputs * w.output[0] * w.output[1];
+    for (std::int64_t i = 0; i < lines; ++i)
+      std::copy_n(sums.data() + i * planes.width(), w.output[2], to + i * w.output[2]);
+  };
+  constexpr std::int64_t wanted_tasks = 4;
+  if (images < wanted_tasks) {
+    std::vector<std::uint8_t> scratch;
+    std::vector<std::int32_t> sums;
+    for (std::int64_t i = 0; i < images; ++i) one(i, scratch, sums);
+    return;
+  }
+  constexpr std::int64_t small_work = 1 << 20;  // multiplications
+  threads.for_each(images,
+                   std::max<std::int64_t>(1, small_work / std::max<std::int64_t>(1, c.outputs * depth * positions)),
+                   [&](std::int64_t begin, std::int64_t end) {
+                     std::vector<std::uint8_t> scratch;
+                     std::vector<std::int32_t> sums;
+                     for (std::int64_t i = begin; i < end; ++i) one(i, scratch, sums);
+                   });
 }
 
 /// False where the kernels do not fit.
@@ -139,7 +149,9 @@ bool convolve_on_kernels(Threads& threads, const Convolution& c, const Tensor& x
   if (c.inputs == 1 && c.groups > 1) {
     convolve_depthwise(threads, c, x, zx->empty() ? 0 : zx->front(), kernel, *zk, reinterpret_cast<std::uint32_t*>(y));
   } else {
-    convolve_by_columns(threads, c, x, *zx, kernel, *zk, y);
+    const CodePlanes planes(c);
+    if (planes.rows.empty()) return false;
+    convolve_by_columns(threads, c, planes, x, *zx, kernel, *zk, y);
   }
   return true;
 }
@@ -147,8 +159,6 @@ bool convolve_on_kernels(Threads& threads, const Convolution& c, const Tensor& x
 /// out[i] = f(sum, scale) for every sum with its bias added.
 template <class R, class F>
 void for_sums(Threads& threads, const Tensor& sums, const SumScales& s, R* to, const F& f) {
-  const bool along = s.n > 1 && s.inner == 1;  // neighbours have different scales
-  const std::int64_t run = along ? s.n : s.n == 1 ? sums.count() : s.inner;
   if (sums.count() == 0) return;
   require(s.scales.size() == 1 || static_cast<std::int64_t>(s.scales.size()) == s.n, "there are too few scales");
   std::vector<float> scales(at(s.n), s.scales[0]);
@@ -159,41 +169,33 @@ void for_sums(Threads& threads, const Tensor& sums, const SumScales& s, R* to, c
     std::copy(s.bias.read<std::int32_t>().begin(), s.bias.read<std::int32_t>().end(), bias.begin());
   }
   const auto* from = reinterpret_cast<const std::uint32_t*>(sums.read<std::int32_t>().data());
-  if (s.n == 1) {
-    threads.for_each(run, 1 << 15, [&](std::int64_t begin, std::int64_t end) {
-      with_widest_vectors([&]() QTOOL_INLINE {
-        const float scale = scales[0];
-        const std::uint32_t b = bias[0];
-        QTOOL_INDEPENDENT
-        for (std::int64_t i = begin; i < end; ++i) to[i] = f(static_cast<std::int32_t>(from[i] + b), scale);
-      });
+  constexpr std::int64_t piece = 1 << 15;
+  const bool along = s.n > 1 && s.inner == 1;  // neighbours have different scales
+  // Runs of neighbours that share a scale, or lines of all of them.
+  const std::int64_t run = along ? s.n : s.n == 1 ? std::min(sums.count(), piece) : s.inner;
+  const std::int64_t runs = (sums.count() + run - 1) / run;
+  threads.for_each(runs, std::max<std::int64_t>(1, piece / run), [&](std::int64_t begin, std::int64_t end) {
+    with_widest_vectors([&]() QTOOL_INLINE {
+      const auto own = f;  // a copy that no store to `to` can change
+      for (std::int64_t i = begin; i < end; ++i) {
+        const std::uint32_t* in = from + i * run;
+        const std::int64_t count = std::min(run, sums.count() - i * run);
+        const float* scale = scales.data() + (along || s.n == 1 ? 0 : i % s.n);
+        const std::uint32_t* b = bias.data() + (along || s.n == 1 ? 0 : i % s.n);
+        if (along) {
+          op::fill_by(to + i * run, count, [=](std::int64_t j) QTOOL_INLINE {
+            return own(static_cast<std::int32_t>(in[j] + b[j]), scale[j]);
+          });
+        } else {
+          const float one_scale = *scale;
+          const std::uint32_t one_bias = *b;
+          op::fill_by(to + i * run, count, [=](std::int64_t j) QTOOL_INLINE {
+            return own(static_cast<std::int32_t>(in[j] + one_bias), one_scale);
+          });
+        }
+      }
     });
-    return;
-  }
-  threads.for_each(sums.count() / run, std::max<std::int64_t>(1, (1 << 15) / run),
-                   [&](std::int64_t begin, std::int64_t end) {
-                     with_widest_vectors([&]() QTOOL_INLINE {
-                       for (std::int64_t row = begin; row < end; ++row) {
-                         const std::uint32_t* in = from + row * run;
-                         R* out = to + row * run;
-                         if (along) {
-                           const float* scale = scales.data();
-                           const std::uint32_t* b = bias.data();
-                           QTOOL_INDEPENDENT
-                           for (std::int64_t i = 0; i < run; ++i) {
-                             out[i] = f(static_cast<std::int32_t>(in[i] + b[i]), scale[i]);
-                           }
-                         } else {
-                           const float scale = scales[at(row % s.n)];
-                           const std::uint32_t b = bias[at(row % s.n)];
-                           QTOOL_INDEPENDENT
-                           for (std::int64_t i = 0; i < run; ++i) {
-                             out[i] = f(static_cast<std::int32_t>(in[i] + b), scale);
-                           }
-                         }
-                       }
-                     });
-                   });
+  });
 }
 
 }  // namespace

@@ -226,7 +226,7 @@ QTOOL_INLINE inline void copy_run(const T* from, T* to, std::int64_t n, std::int
 
 template <class T>
 QTOOL_INLINE inline void columns_of(const Window& w, const T* image, std::int64_t channels,
-                                    const std::vector<Segment>& segments, T* columns, std::int64_t ld, T outside) {
+                                    const std::vector<Segment>& segments, T* columns, std::int64_t ld) {
   T* row = columns;
   for (std::int64_t c = 0; c < channels; ++c) {
     const T* plane = image + c * w.input_size();
@@ -242,12 +242,12 @@ QTOOL_INLINE inline void columns_of(const Window& w, const T* image, std::int64_
             const bool inside = y >= 0 && y < w.input[1] && z >= 0 && z < w.input[0];
             const std::int64_t a = inside ? std::clamp(x0, s.begin, s.end) : s.end,
                                b = inside ? std::clamp(x1, a, s.end) : s.end;
-            for (std::int64_t i = s.begin; i < a; ++i) to[i - s.begin] = outside;
+            for (std::int64_t i = s.begin; i < a; ++i) to[i - s.begin] = T(0);
             if (a < b) {
               copy_run(plane + (z * w.input[1] + y) * w.input[2] + shift + a * w.stride[2], to + (a - s.begin), b - a,
                        w.stride[2]);
             }
-            for (std::int64_t i = b; i < s.end; ++i) to[i - s.begin] = outside;
+            for (std::int64_t i = b; i < s.end; ++i) to[i - s.begin] = T(0);
             to += s.end - s.begin;
           }
         }
@@ -260,7 +260,7 @@ QTOOL_INLINE inline void columns_of(const Window& w, const T* image, std::int64_
 
 template <class T>
 void image_to_columns(const Window& w, const T* image, std::int64_t channels, std::int64_t first, std::int64_t last,
-                      T* columns, std::int64_t ld, T outside) {
+                      T* columns, std::int64_t ld) {
   std::vector<Segment> segments;
   for (std::int64_t p = first; p < last;) {
     const std::int64_t line = p / w.output[2], begin = p - line * w.output[2];
@@ -269,15 +269,13 @@ void image_to_columns(const Window& w, const T* image, std::int64_t channels, st
                         line % w.output[1] * w.stride[1] - w.pad_begin[1], begin, end});
     p += end - begin;
   }
-  with_widest_vectors([&]() QTOOL_INLINE { columns_of(w, image, channels, segments, columns, ld, outside); });
+  with_widest_vectors([&]() QTOOL_INLINE { columns_of(w, image, channels, segments, columns, ld); });
 }
 
 template void image_to_columns(const Window&, const float*, std::int64_t, std::int64_t, std::int64_t, float*,
-                               std::int64_t, float);
+                               std::int64_t);
 template void image_to_columns(const Window&, const double*, std::int64_t, std::int64_t, std::int64_t, double*,
-                               std::int64_t, double);
-template void image_to_columns(const Window&, const std::uint8_t*, std::int64_t, std::int64_t, std::int64_t,
-                               std::uint8_t*, std::int64_t, std::uint8_t);
+                               std::int64_t);
 
 template <class T>
 void add_columns_to_image(const Window& w, const T* columns, std::int64_t channels, std::int64_t ld, T* image) {

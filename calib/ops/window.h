@@ -41,10 +41,10 @@ Window transposed_window_of(const Attrs& attrs, const Shape& image, const Shape&
 Shape infer_window(const Attrs& attrs, const Shape& image, const Shape& kernel, bool ceil_mode, bool transposed);
 
 /// Rows of the column matrix [channels * kernel, positions]: entry (c,k; p) is the image at tap k of output position p,
-/// `outside` where that lies outside. Writes positions [first, last) with rows `ld` apart.
+/// zero outside. Writes positions [first, last) with rows `ld` apart.
 template <class T>
 void image_to_columns(const Window& w, const T* image, std::int64_t channels, std::int64_t first, std::int64_t last,
-                      T* columns, std::int64_t ld, T outside = T(0));
+                      T* columns, std::int64_t ld);
 
 /// The adjoint, over all positions: adds columns to the image.
 template <class T>

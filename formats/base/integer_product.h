@@ -19,6 +19,9 @@ struct CodeMatrix {
   std::int64_t stride = 0;  // bytes from one stored row to the next
   bool is_signed = false, transposed = false;
   std::span<const std::int32_t> zero_points;  // of the codes' type: none (0), one, or one per row of A, column of B
+  /// Where given, for B only: element (l, j) is codes[rows[l] + columns[j / 8] + j % 8], and the number of columns is a
+  /// multiple of 8. So an image is its own matrix of columns.
+  const std::int64_t *rows = nullptr, *columns = nullptr;
 };
 
 /// c[i * c_stride + j] = sum over l < k of (a[i,l] - a zero point) * (b[l,j] - b zero point), modulo 2^32: exact where

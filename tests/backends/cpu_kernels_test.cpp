@@ -103,15 +103,10 @@ class Problems {
   std::mt19937 random_;
 };
 
-/// The kernels that run here; the others are named as skipped.
 std::vector<const IntegerKernel*> kernels_here() {
   std::vector<const IntegerKernel*> out;
   for (const IntegerKernel* kernel : integer_kernels()) {
-    if (kernel->runs(processor())) {
-      out.push_back(kernel);
-    } else {
-      std::cout << "SKIPPED: integer kernel " << kernel->name << ": this processor has no " << kernel->needs << '\n';
-    }
+    if (kernel->runs(processor())) out.push_back(kernel);
   }
   return out;
 }
@@ -137,6 +132,10 @@ void expect_equal_bytes(const Problem& p, const std::vector<const IntegerKernel*
 
 TEST_CASE("integer kernels give the same bytes as the definition") {
   const auto kernels = kernels_here();
+  for (const IntegerKernel* kernel : integer_kernels()) {
+    if (kernel->runs(processor())) continue;
+    std::cout << "SKIPPED: integer kernel " << kernel->name << ": this processor has no " << kernel->needs << '\n';
+  }
   Problems problems(20260101);
   for (int i = 0; i < 300; ++i) {
     const std::int64_t m = problems.between(1, 40), n = problems.between(1, 70), k = problems.between(0, 140);

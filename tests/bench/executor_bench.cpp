@@ -21,6 +21,7 @@
 #include <string>
 #include <vector>
 
+#include "backends/cpu/cpu.h"
 #include "backends/cpu/kernel.h"
 #include "calib/data.h"
 #include "calib/data/npz.h"
@@ -95,7 +96,7 @@ void save(const Model& model, const std::string& path) {
 }
 
 void serve(int thread_count, const char* path, const char* data) {
-  Threads threads(thread_count);
+  Threads threads(thread_count, &best_integer_kernels());
   const double before = memory("VmRSS");
   std::optional<Model> model;
   if (path != nullptr) model.emplace(path, data, threads);

@@ -12,6 +12,7 @@ TEST_CASE("doctor: facts name the processor, its vectors and the linear algebra 
   CHECK(facts.threads == 2);
   CHECK(facts.json().find("linalg")->find("core")->as_string() == linalg_info().core);
   CHECK(facts.json().find("gflops_one_thread") == nullptr);
+  CHECK(facts.json().find("integer_kernels")->as_string() == "none");
   CHECK(measure_gemm_gflops(threads, 64) > 0);
 }
 

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <limits>
 
+#include "backends/cpu/cpu.h"
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "formats/base/json.h"
@@ -137,7 +138,7 @@ TEST_CASE("real models answer as in ONNX Runtime") {
   const fs::path data = data_dir();
   if (data.empty()) return skip("real models", "../shared/data is absent");
   Ledger ledger("models");
-  Threads threads;
+  Threads threads(0, &best_integer_kernels());  // as the program does
   for (const fs::path& file : models_in(data / "models")) {
     if (file.parent_path().filename() == "odd") continue;
     ledger.report("models/" + file.filename().string(), run_model(file, threads));
@@ -149,7 +150,7 @@ TEST_CASE("odd files are refused in the words that the ledger names") {
   const fs::path data = data_dir();
   if (data.empty()) return skip("odd models", "../shared/data is absent");
   const Ledger ledger("models");
-  Threads threads;
+  Threads threads(0, &best_integer_kernels());  // as the program does
   for (const fs::path& file : models_in(data / "models" / "odd")) {
     const std::string expected = ledger.reason("odd/" + file.filename().string());
     const auto said = run_model(file, threads);

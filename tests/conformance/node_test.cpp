@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "backends/cpu/cpu.h"
 #include "calib/op.h"
 #include "formats/base/error.h"
 #include "formats/base/file.h"
@@ -119,7 +120,7 @@ std::optional<std::string> run_case(const fs::path& folder, Threads& threads) {
 /// Runs the folders KIND/NAME under `cases`. `set`: how the ledger calls them.
 void run_cases(const std::string& set, const fs::path& cases) {
   Ledger ledger(set);
-  Threads threads;
+  Threads threads(0, &best_integer_kernels());  // as the program does
   for (const char* kind : {"node", "simple", "pytorch-operator", "pytorch-converted"}) {
     std::vector<fs::path> folders;
     for (const auto& entry : fs::directory_iterator(cases / kind)) {
