@@ -146,10 +146,11 @@ Limits clip_entropy(const Histogram& h, const NumberFormat& format, bool symmetr
 
 namespace {
 
-/// Squared error of the histogram under one range.
-class Squared {
+/// Sum of |error|^power of the histogram under one range.
+class ErrorSum {
  public:
-  Squared(const Histogram& h, const NumberFormat& format, bool symmetric) : format_(format), symmetric_(symmetric) {
+  ErrorSum(const Histogram& h, const NumberFormat& format, bool symmetric, int power)
+      : format_(format), symmetric_(symmetric), power_(power) {
     const Bins bins = h.list(256);
     middles_ = Tensor(DType::f32, {static_cast<std::int64_t>(bins.size())});
     const auto out = middles_.write<float>();
@@ -164,7 +165,7 @@ class Squared {
     double sum = 0;
     for (std::size_t i = 0; i < counts_.size(); ++i) {
       const double d = static_cast<double>(a[i]) - static_cast<double>(b[i]);
-      sum += counts_[i] * d * d;
+      sum += counts_[i] * (power_ == 1 ? std::fabs(d) : d * d);
     }
     return sum;
   }
@@ -172,6 +173,7 @@ class Squared {
  private:
   const NumberFormat& format_;
   bool symmetric_;
+  int power_;
   Tensor middles_;
   std::vector<double> counts_;
 };
@@ -198,10 +200,10 @@ float best_ratio(F cost) {
 
 }  // namespace
 
-Limits clip_mse(const Histogram& h, const NumberFormat& format, bool symmetric) {
+Limits clip_least_error(const Histogram& h, const NumberFormat& format, bool symmetric, int power) {
   Limits range = seen(h);
   if (range.first == 0 && range.second == 0) return range;
-  const Squared cost(h, format, symmetric);
+  const ErrorSum cost(h, format, symmetric, power);
   if (symmetric || !format.is_integer) {
     const Limits all = range;
     const float t = std::max(-all.first, all.second);

@@ -23,8 +23,9 @@ Limits clip_percentile(const Histogram&, double percent, bool symmetric);
 /// has them. Data with gross outliers: the bins end at 16 times the 99.9th percentile of |x|.
 Limits clip_entropy(const Histogram&, const NumberFormat&, bool symmetric);
 
-/// The range with the least mean squared error under set_scales() and fake_quantize(): a search over ratios of the
-/// largest range down to 2^-10, one side after the other where the format is asymmetric.
-Limits clip_mse(const Histogram&, const NumberFormat&, bool symmetric);
+/// The range with the least mean |error|^power (2: squared; 1: absolute, which few outliers move less) under
+/// set_scales() and fake_quantize(): a search over ratios of the largest range down to 2^-10, one side after the other
+/// where the format is asymmetric.
+Limits clip_least_error(const Histogram&, const NumberFormat&, bool symmetric, int power);
 
 }  // namespace qtool

@@ -25,11 +25,16 @@ void set_range(const Channel& c, const ObserverOptions& o, float& low, float& hi
   low = c.extremes.low;
   high = c.extremes.high;
   if (o.method == "minmax") return;
+  if (o.method == "moving_average") {
+    low = static_cast<float>(c.average_low);
+    high = static_cast<float>(c.average_high);
+    return;
+  }
   const NumberFormat& format = o.format == nullptr ? number::int8 : *o.format;
   const Histogram& h = *c.histogram;
   const Limits limits = o.method == "percentile" ? clip_percentile(h, o.percentile, o.symmetric)
                         : o.method == "entropy"  ? clip_entropy(h, format, o.symmetric)
-                                                 : clip_mse(h, format, o.symmetric);
+                                                 : clip_least_error(h, format, o.symmetric, o.method == "mae" ? 1 : 2);
   low = std::max(low, limits.first);
   high = std::min(high, limits.second);
 }
@@ -47,6 +52,7 @@ struct Calibration::State {
     ValueId value;
     int axis;
     std::int64_t bins;
+    std::optional<double> smoothing;
   };
   std::vector<std::shared_ptr<const Statistics>> statistics(Calibration& self, const Graph& graph, Reading reading,
                                                             const std::vector<Ask>& asks);
@@ -64,10 +70,11 @@ std::vector<std::shared_ptr<const Statistics>> Calibration::State::statistics(Ca
   std::vector<std::string> keys;
   for (const Ask& ask : asks) {
     const std::string key = digest + hex(digests[index(ask.value)]) + (reading == Reading::quantized ? "q" : "r") +
-                            "," + std::to_string(ask.axis) + "," + std::to_string(ask.bins);
+                            "," + std::to_string(ask.axis) + "," + std::to_string(ask.bins) + "," +
+                            (ask.smoothing ? std::to_string(*ask.smoothing) : "");
     keys.push_back(key);
     if (cache.count(key) != 0 || missing.count(key) != 0) continue;
-    auto fresh = std::make_shared<Statistics>(graph[ask.value].name, ask.axis, ask.bins);
+    auto fresh = std::make_shared<Statistics>(graph[ask.value].name, ask.axis, ask.bins, ask.smoothing);
     auto& all = listeners[ask.value];
     if (all.empty()) wanted.push_back(ask.value);
     all.push_back(fresh.get());
@@ -110,11 +117,16 @@ std::vector<Range> Calibration::ranges(const Graph& graph, Reading reading, std:
   std::vector<State::Ask> asks;
   for (const Request& r : requests) {
     const ObserverOptions& o = r.options;
-    if (o.method != "minmax" && o.method != "percentile" && o.method != "entropy" && o.method != "mse") {
-      throw Error(Code::usage, "unknown observer \"" + o.method + "\"", "observers: minmax, percentile, entropy, mse");
+    if (std::find(observer_methods.begin(), observer_methods.end(), o.method) == observer_methods.end()) {
+      throw Error(Code::usage, "unknown observer \"" + o.method + "\"");
     }
-    const std::int64_t bins = o.method == "minmax" ? 0 : o.axis >= 0 ? std::min(o.bins, channel_bins) : o.bins;
-    asks.push_back({r.value, o.axis >= 0 ? o.axis : Statistics::whole, bins});
+    const bool average = o.method == "moving_average";
+    if (average && o.axis >= 0) throw Error(Code::usage, "moving averages are taken per tensor, not per channel");
+    const std::int64_t bins = average || o.method == "minmax" ? 0
+                              : o.axis >= 0                   ? std::min(o.bins, channel_bins)
+                                                              : o.bins;
+    asks.push_back(
+        {r.value, o.axis >= 0 ? o.axis : Statistics::whole, bins, average ? std::optional(o.smoothing) : std::nullopt});
   }
   const auto statistics = state_->statistics(*this, graph, reading, asks);
   std::vector<Range> out(requests.size());

@@ -3,12 +3,14 @@
 // the Merkle hash of the value they describe, so any change upstream is a change of key.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "calib/data.h"
@@ -21,13 +23,24 @@ namespace qtool {
 
 /// How a range is chosen from data.
 struct ObserverOptions {
-  std::string method = "minmax";         // "minmax", "percentile", "entropy", "mse"
+  std::string method = "minmax";         // one of observer_methods
   double percentile = 99.99;             // percent inside: of |x| (symmetric), or with half of the rest cut per tail
+  double smoothing = 0.01;               // least weight of a sample in the moving averages
   std::int64_t bins = 2048;              // precision of the online histogram (calib/histogram.h)
   int axis = -1;                         // per channel along this axis; -1: per tensor
-  const NumberFormat* format = nullptr;  // entropy and mse: whose grid to fit; null: int8
+  const NumberFormat* format = nullptr;  // entropy, mse, mae: whose grid to fit; null: int8
   bool symmetric = false;
 };
+
+/// minmax          the lowest and highest number of all
+/// moving_average  the averages of those of every sample (entries of the value's first axis): one sample with an
+/// outlier
+///                 counts little. A sample weighs 1/n as the n-th, and `smoothing` at least, so that few samples are
+///                 averaged and of many the later ones count more. Per tensor only.
+/// percentile      `percentile` of the numbers
+/// entropy, mse, mae   least divergence, squared or absolute error of the quantized numbers (calib/clip.h)
+inline constexpr std::array<std::string_view, 6> observer_methods{
+    "minmax", "moving_average", "percentile", "entropy", "mse", "mae"};
 
 /// One entry per channel (one in all per tensor). Ranges are those of the numbers seen; they do not always contain 0.
 /// Infinities (masks) are left out and counted: a value that has them cannot be quantized without changing its meaning.

@@ -75,6 +75,7 @@ void Statistics::add(const Tensor& t, Threads& threads) {
   const std::int64_t before = count();
   if (n == 1) {
     add_whole(x, threads);
+    if (smoothing_) add_samples(x, t.rank() == 0 ? 1 : t.shape().front());
   } else {
     const std::int64_t grain = std::max<std::int64_t>(1, op::elements_per_chunk / (t.count() / s.channels));
     threads.for_each(s.channels, grain, [&](std::int64_t begin, std::int64_t end) {
@@ -104,6 +105,24 @@ void Statistics::add_whole(std::span<const float> x, Threads& threads) {
   }
   channel.count += size - bad;
   if (channel.histogram) channel.histogram->add(x);
+}
+
+void Statistics::add_samples(std::span<const float> x, std::int64_t samples) {
+  Channel& channel = channels_.front();
+  const std::size_t size = x.size() / index(samples);
+  for (std::size_t at = 0; at < x.size(); at += size) {
+    const Extremes e = extremes_of(x.subspan(at, size));
+    if (!(e.low <= e.high)) continue;
+    ++channel.samples;
+    if (channel.samples == 1) {
+      channel.average_low = e.low;
+      channel.average_high = e.high;
+      continue;
+    }
+    const double weight = std::max(*smoothing_, 1.0 / static_cast<double>(channel.samples));
+    channel.average_low += weight * (e.low - channel.average_low);
+    channel.average_high += weight * (e.high - channel.average_high);
+  }
 }
 
 void Statistics::add_channel(std::size_t c, std::span<const float> x, std::size_t inner) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Statistics: what one value showed on the calibration data, per tensor or per channel: range, count, histogram.
-// Everything here depends on the multiset of numbers alone, so that neither batches nor threads enter.
+// All but the moving averages depends on the multiset of numbers alone; those depend on the order of the samples.
+// Neither batches nor threads enter.
 #pragma once
 
 #include <cstdint>
@@ -22,14 +23,19 @@ struct Channel {
   Extremes extremes;
   std::int64_t count = 0;  // finite ones
   std::optional<Histogram> histogram;
+  /// Moving averages of the lowest and highest number of every sample; NaN before the first.
+  double average_low = std::numeric_limits<double>::quiet_NaN(), average_high = average_low;
+  std::int64_t samples = 0;  // behind the averages
 };
 
 class Statistics {
  public:
   static constexpr int whole = std::numeric_limits<int>::min();  // axis: per tensor
 
-  /// `axis` < 0: from the back. `bins` 0: no histogram.
-  Statistics(std::string name, int axis, std::int64_t bins) : name_(std::move(name)), axis_(axis), bins_(bins) {}
+  /// `axis` < 0: from the back. `bins` 0: no histogram. `smoothing`: the weight of a sample in the moving averages,
+  /// at least (the first ones count alike); empty: no averages. They are per tensor, and need batches in order.
+  Statistics(std::string name, int axis, std::int64_t bins, std::optional<double> smoothing = {})
+      : name_(std::move(name)), axis_(axis), bins_(bins), smoothing_(smoothing) {}
   /// Error(Code::calibration) naming the value for NaN, for a type that is not floating-point, for an axis that is not
   /// there and for a number of channels that changes.
   void add(const Tensor&, Threads&);
@@ -42,11 +48,13 @@ class Statistics {
  private:
   [[noreturn]] void fail(const std::string& what) const;
   void add_whole(std::span<const float> x, Threads& threads);
+  void add_samples(std::span<const float> x, std::int64_t samples);
   void add_channel(std::size_t channel, std::span<const float> x, std::size_t inner);
 
   std::string name_;
   int axis_;
   std::int64_t bins_;
+  std::optional<double> smoothing_;
   std::vector<Channel> channels_;
   std::int64_t infinite_ = 0;
 };

@@ -36,10 +36,11 @@ class CalibrateRanges final : public Pass {
  public:
   void options(Options& o) override {
     o("method", observer_.method, "how a range is chosen from what was seen",
-      {"minmax", "percentile", "entropy", "mse"});
+      {"minmax", "moving_average", "percentile", "entropy", "mse", "mae"});
+    o("smoothing", observer_.smoothing, "least weight of a sample in the averages (method moving_average)", 0, 1);
     o("percentile", observer_.percentile, "share of the values inside the range, in percent (method percentile)", 50,
       100);
-    o("bins", observer_.bins, "bins of the histogram (all methods but minmax)", 64, 1 << 20);
+    o("bins", observer_.bins, "bins of the histogram (methods percentile, entropy, mse, mae)", 64, 1 << 20);
   }
 
   void run(Graph& graph, PassContext& ctx) override {

@@ -152,6 +152,47 @@ TEST_CASE("mse finds what an exhaustive search over the raw numbers finds") {
   CHECK(error_under("gauss", fp4, number::e2m1, true) <= error_under("gauss", minmax, number::e2m1, true));
 }
 
+TEST_CASE("special-models 1: steps found by squared error follow few outliers, by absolute error hardly") {
+  // ReLU(N(0,1)) with one value in a thousand times 100: how much the step grows.
+  const Rng rng(1, "relu");
+  std::vector<float> clean, dirty;
+  for (std::uint64_t i = 0; i < 200000; ++i) {
+    const auto x = static_cast<float>(std::max(0.0, rng.normal(i)));
+    clean.push_back(x);
+    dirty.push_back(i % 1000 == 0 ? x * 100 : x);
+  }
+  const auto step = [](const std::vector<float>& x, const NumberFormat& format, int power) {
+    Histogram h(2048);
+    h.add(x);
+    return clip_least_error(h, format, false, power).second;
+  };
+  const struct {
+    const NumberFormat* format;
+    double squared, absolute;
+  } rows[] = {{&number::uint8, 60, 1.21}, {&number::uint6, 45, 1.03}, {&number::uint4, 85, 1.03}};
+  for (const auto& row : rows) {
+    CAPTURE(row.format->name);
+    CHECK(step(dirty, *row.format, 2) / step(clean, *row.format, 2) == doctest::Approx(row.squared).epsilon(0.35));
+    CHECK(step(dirty, *row.format, 1) / step(clean, *row.format, 1) == doctest::Approx(row.absolute).epsilon(0.1));
+  }
+}
+
+TEST_CASE("moving averages: the first samples count alike, later ones by the smoothing") {
+  const auto average = [](double smoothing, const std::vector<float>& highest) {
+    Statistics s("v", Statistics::whole, 0, smoothing);
+    Threads threads(1);
+    for (const float x : highest) s.add(Tensor::of<float>({1, 2}, {x, -x / 2}), threads);
+    return std::pair(s.channels().front().average_low, s.channels().front().average_high);
+  };
+  const auto mean = average(0, {1, 2, 9});
+  CHECK(mean.first == doctest::Approx(-2));
+  CHECK(mean.second == doctest::Approx(4));
+  // 1; then 1 + 0.5 (2 - 1) = 1.5; then, by 1/2 and no longer 1/3, 1.5 + 0.5 (9 - 1.5) = 5.25.
+  CHECK(average(0.5, {1, 2, 9}).second == doctest::Approx(5.25));
+  const float inf = std::numeric_limits<float>::infinity();
+  CHECK(average(0, {1, inf, 3}).second == doctest::Approx(2));
+}
+
 TEST_CASE("entropy clips outliers, at its defaults, where NumPy finds the least divergence") {
   Rig rig;
   for (const std::string name : {"gauss", "outliers", "relu"}) {
@@ -170,7 +211,7 @@ TEST_CASE("entropy clips outliers, at its defaults, where NumPy finds the least 
 
 TEST_CASE("ranges do not depend on threads, batch or company") {
   Rig one(1, 1), many(32, 3);
-  for (const char* method : {"minmax", "percentile", "entropy", "mse"}) {
+  for (const char* method : {"minmax", "moving_average", "percentile", "entropy", "mse", "mae"}) {
     CAPTURE(std::string(method));
     std::vector<Calibration::Request> requests;
     for (const char* name : {"gauss", "outliers", "relu", "y"}) {
@@ -293,7 +334,7 @@ TEST_CASE("a histogram keeps its precision beside an outlier, whatever the order
   CHECK(total == 4);
   CHECK(wide.list().size() == 4);
   CHECK(wide.low() == -1e-30f);
-  const Limits none = clip_mse(Histogram(64), number::int8, true);
+  const Limits none = clip_least_error(Histogram(64), number::int8, true, 2);
   CHECK(none == Limits{0, 0});
   CHECK(clip_entropy(Histogram(64), number::int8, true) == Limits{0, 0});
   CHECK(clip_percentile(Histogram(64), 99, false) == Limits{0, 0});
