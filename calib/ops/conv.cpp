@@ -141,6 +141,23 @@ void infer_convolution(InferContext& c, std::size_t image, std::size_t kernel, b
   c.out(0, t);
 }
 
+Tensor bias_gradient(const Tensor& gradient, const Shape& bias) {
+  Tensor db(DType::f32, bias);
+  const auto to = db.write<float>();
+  const std::int64_t batch = gradient.shape()[0], channels = gradient.shape()[1];
+  const std::int64_t positions = op::extent(gradient.shape(), 2, gradient.rank());
+  const float* d = gradient.read<float>().data();
+  for (std::int64_t m = 0; m < channels; ++m) {
+    double sum = 0;
+    for (std::int64_t n = 0; n < batch; ++n) {
+      const float* row = d + (n * channels + m) * positions;
+      for (std::int64_t p = 0; p < positions; ++p) sum += static_cast<double>(row[p]);
+    }
+    to[at(m)] = static_cast<float>(sum);
+  }
+  return db;
+}
+
 namespace op {
 namespace {
 
@@ -158,22 +175,6 @@ void forward(const OpContext& ctx) {
                 y.write<T>().data());
   });
   ctx.out(0, op::narrowed(std::move(y), ctx.in(0).dtype()));
-}
-
-void backward_bias(BackwardContext& ctx, const Convolution& c) {
-  Tensor db(DType::f32, ctx.in(2).shape());
-  const auto to = db.write<float>();
-  const std::int64_t channels = c.groups * c.outputs, positions = c.window.output_size();
-  const float* d = ctx.grad(0).read<float>().data();
-  for (std::int64_t m = 0; m < channels; ++m) {
-    double sum = 0;
-    for (std::int64_t n = 0; n < c.batch; ++n) {
-      const float* row = d + (n * channels + m) * positions;
-      for (std::int64_t p = 0; p < positions; ++p) sum += static_cast<double>(row[p]);
-    }
-    to[at(m)] = static_cast<float>(sum);
-  }
-  ctx.input_gradients[2] = std::move(db);
 }
 
 /// dX = col2im(W^T dY), one image and group at a time: they do not share elements.
@@ -220,7 +221,7 @@ void backward(BackwardContext& ctx) {
   const Convolution c = convolution_of(ctx.attrs(), ctx.in(0).shape(), ctx.in(1).shape());
   if (ctx.wants(0)) backward_image(ctx, c);
   if (ctx.wants(1)) backward_kernel(ctx, c);
-  if (ctx.wants(2)) backward_bias(ctx, c);
+  if (ctx.wants(2)) ctx.input_gradients[2] = bias_gradient(ctx.grad(0), ctx.in(2).shape());
 }
 
 }  // namespace

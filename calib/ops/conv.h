@@ -33,4 +33,7 @@ void convolve_by_columns(Threads& threads, const Convolution& c, const T* x, con
 /// Shape (and type `dtype`) of the result, for `infer` of Conv and its relatives. `image`, `kernel`: input positions.
 void infer_convolution(InferContext& c, std::size_t image, std::size_t kernel, bool known_dtype, DType dtype);
 
+/// The sums over batch and positions of a gradient [N, C, positions...] in float32, as a bias of shape `bias`.
+Tensor bias_gradient(const Tensor& gradient, const Shape& bias);
+
 }  // namespace qtool

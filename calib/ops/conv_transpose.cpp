@@ -4,6 +4,7 @@
 
 #include "calib/linalg.h"
 #include "calib/op.h"
+#include "calib/ops/conv.h"
 #include "calib/ops/operand.h"
 #include "calib/ops/window.h"
 
@@ -87,8 +88,41 @@ void forward(const OpContext& ctx) {
   ctx.out(0, op::narrowed(std::move(y), ctx.in(0).dtype()));
 }
 
+/// The adjoint of the adjoint: dX = K im2col(dY), dK = x im2col(dY)^T summed over the images in order.
+void backward(BackwardContext& ctx) {
+  if (ctx.grad(0).empty()) return;
+  const Problem p = problem_of(ctx.attrs(), ctx.in(0).shape(), ctx.in(1).shape());
+  const std::int64_t positions = p.window.output_size(), depth = p.outputs * p.window.kernel_size();
+  const bool image = ctx.wants(0), kernel = ctx.wants(1);
+  Tensor dx(DType::f32, image ? ctx.in(0).shape() : Shape{0}), dk(DType::f32, kernel ? ctx.in(1).shape() : Shape{0});
+  float *to_x = dx.write<float>().data(), *to_k = dk.write<float>().data();
+  const float *x = ctx.in(0).read<float>().data(), *k = ctx.in(1).read<float>().data();
+  const float* d = ctx.grad(0).read<float>().data();
+  ctx.threads.for_each(image || kernel ? p.groups : 0, 1, [&](std::int64_t begin, std::int64_t end) {
+    std::vector<float> columns(at(depth * positions));
+    for (std::int64_t g = begin; g < end; ++g) {
+      for (std::int64_t n = 0; n < p.batch; ++n) {
+        const std::int64_t i = n * p.groups + g;
+        image_to_columns(p.window, d + i * p.outputs * p.window.input_size(), p.outputs, 0, positions, columns.data(),
+                         positions);
+        if (image) {
+          gemm(ctx.threads, false, false, p.inputs, positions, depth, 1.0F, k + g * p.inputs * depth, depth,
+               columns.data(), positions, 0.0F, to_x + i * p.inputs * positions, positions);
+        }
+        if (kernel) {
+          gemm(ctx.threads, false, true, p.inputs, depth, positions, 1.0F, x + i * p.inputs * positions, positions,
+               columns.data(), positions, n == 0 ? 0.0F : 1.0F, to_k + g * p.inputs * depth, depth);
+        }
+      }
+    }
+  });
+  if (image) ctx.input_gradients[0] = std::move(dx);
+  if (kernel) ctx.input_gradients[1] = std::move(dk);
+  if (ctx.wants(2)) ctx.input_gradients[2] = bias_gradient(ctx.grad(0), ctx.in(2).shape());
+}
+
 }  // namespace
 
-constinit const OpDef ConvTranspose{"ConvTranspose", "", 1, infer, forward, nullptr};
+constinit const OpDef ConvTranspose{"ConvTranspose", "", 1, infer, forward, backward};
 
 }  // namespace qtool::op

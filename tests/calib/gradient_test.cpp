@@ -87,6 +87,8 @@ const Case cases[] = {
     {"Gemm", "float[4, 3] a, float[5, 4] b, float[5] c",
      "y = Gemm<transA = 1, transB = 1, alpha = 0.5, beta = 2.0>(a, b, c)"},
     {"Einsum", "float[2, 3, 4] a, float[2, 4, 5] b", "y = Einsum<equation = \"bij,bjk->bik\">(a, b)"},
+    {"ConvTranspose", "float[2, 4, 3, 3] x, float[4, 3, 3, 2] w, float[6] b",
+     "y = ConvTranspose<group = 2, strides = [2, 1], pads = [1, 0, 0, 1], output_padding = [1, 0]>(x, w, b)"},
     {"Conv", "float[1, 4, 5, 5] x, float[6, 2, 3, 3] w, float[6] b",
      "y = Conv<group = 2, strides = [2, 1], pads = [1, 0, 1, 1], dilations = [1, 2]>(x, w, b)"},
     {"AveragePool", "float[1, 2, 5, 5] x",
