@@ -28,6 +28,7 @@ class Emitter {
 
 struct BackendDef {
   std::string_view name, summary;
+  std::string_view evidence;  // how its table is known, and what was not measured: sentences for its page
   Target (*target)();
   std::unique_ptr<Emitter> (*make)();
 };

@@ -55,6 +55,7 @@ install(CODE "
   file(INSTALL \"${written_dir}/qtool.zsh\" RENAME _qtool
        DESTINATION \"\${CMAKE_INSTALL_PREFIX}/${CMAKE_INSTALL_DATADIR}/zsh/\${zsh_dir}\")")
 
-install(FILES LICENSE NOTICE README.md docs/passes.md docs/errors.md docs/numbers.md cli/package/copyright
-        ${written_dir}/changelog.gz DESTINATION ${CMAKE_INSTALL_DOCDIR})
+install(FILES LICENSE NOTICE README.md docs/passes.md docs/recipes.md docs/numbers.md docs/from-onnxruntime.md
+        cli/package/copyright ${written_dir}/changelog.gz DESTINATION ${CMAKE_INSTALL_DOCDIR})
+install(DIRECTORY docs/exit-codes docs/targets DESTINATION ${CMAKE_INSTALL_DOCDIR})
 include(${CMAKE_CURRENT_LIST_DIR}/package/deb.cmake)

@@ -177,7 +177,12 @@ std::string job_text(const JobRequest& request, const JobResult& result, const s
   const std::string decisions = decisions_text(facts);
   if (!decisions.empty()) text += "\n" + decisions;
   if (const Json* gate = result.report.find("gate"); gate && !gate->as_array().empty()) {
-    text += "\ngate: met (" + std::to_string(gate->as_array().size()) + " limits)\n";
+    const auto& limits = gate->as_array();
+    const auto missed =
+        std::count_if(limits.begin(), limits.end(), [](const Json& l) { return *l.find("met") == Json(false); });
+    const std::string all = std::to_string(limits.size()) + (limits.size() == 1 ? " limit" : " limits");
+    text += missed == 0 ? "\ngate: met (" + all + ")\n"
+                        : "\ngate: missed (" + std::to_string(missed) + " of " + all + ")\n";
   }
   for (const std::string& remark : result.remarks) text += "\nnote: " + remark;
   return text + (result.remarks.empty() ? "" : "\n");

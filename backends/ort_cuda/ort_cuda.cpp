@@ -36,7 +36,10 @@ class OrtCudaEmitter final : public Emitter {
 }  // namespace
 
 namespace backend {
-const BackendDef ort_cuda{"ort-cuda", "ONNX Runtime on NVIDIA GPUs: 4- and 8-bit weights, float activations",
-                          ort_cuda_target, make_emitter<OrtCudaEmitter>};
+const BackendDef ort_cuda{
+    "ort-cuda", "ONNX Runtime on NVIDIA GPUs: 4- and 8-bit weights, float activations",
+    "Not measured: the rules were read in the sources of the runtime, and no file was run on a GPU. Measured: what the "
+    "files compute, on the CPU provider, which runs them as well (tests/runtime).",
+    ort_cuda_target, make_emitter<OrtCudaEmitter>};
 }  // namespace backend
 }  // namespace qtool

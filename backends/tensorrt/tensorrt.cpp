@@ -92,7 +92,10 @@ class TensorrtEmitter final : public Emitter {
 }  // namespace
 
 namespace backend {
-const BackendDef tensorrt{"tensorrt", "TensorRT on NVIDIA GPUs: symmetric int8, 4-bit weights", tensorrt_target,
-                          make_emitter<TensorrtEmitter>};
+const BackendDef tensorrt{
+    "tensorrt", "TensorRT on NVIDIA GPUs: symmetric int8, 4-bit weights",
+    "Not measured: the rules are those of NVIDIA's documents and of the ONNX parser, and no file was run on a GPU. "
+    "Measured: what the files compute, in ONNX Runtime on the CPU (tests/runtime).",
+    tensorrt_target, make_emitter<TensorrtEmitter>};
 }  // namespace backend
 }  // namespace qtool

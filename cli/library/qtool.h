@@ -47,7 +47,7 @@ typedef struct qtool_model qtool_model;
 typedef struct qtool_result qtool_result;
 typedef struct qtool_error qtool_error;
 
-/* What went wrong: the numbers are also the exit codes of the program (docs/errors.md). */
+/* What went wrong: the numbers are also the exit codes of the program (docs/exit-codes). */
 typedef enum qtool_code {
   QTOOL_OK = 0,
   QTOOL_INTERNAL = 1,     /* a bug in qtool */

@@ -10,7 +10,7 @@
 
 namespace qtool {
 
-/// What went wrong, which is also the exit code (docs/errors.md has a section for each).
+/// What went wrong, which is also the exit code (docs/exit-codes has a page for each).
 enum class Code : std::uint8_t {
   internal = 1,      // a bug in qtool
   usage = 2,         // command line or recipe

@@ -121,7 +121,7 @@ struct Show {
   std::string_view& type;
   Json operator()(const bool* slot) const { return type = "bool", Json(*slot); }
   Json operator()(const std::int64_t* slot) const { return type = "integer", Json(*slot); }
-  Json operator()(const double* slot) const { return type = "number", Json(*slot); }
+  Json operator()(const double* slot) const { return type = "number", std::isfinite(*slot) ? Json(*slot) : Json(); }
   Json operator()(const std::string* slot) const { return type = "word", Json(*slot); }
   Json operator()(const std::vector<std::string>* slot) const {
     type = "words";

@@ -2,11 +2,12 @@
 #include "recipes/reader/recipe.h"
 
 #include <algorithm>
-#include <limits>
+#include <array>
 
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "recipes/reader/bind.h"
+#include "recipes/reader/keys.h"
 #include "recipes/reader/where.h"
 #include "recipes/reader/yaml.h"
 
@@ -14,11 +15,6 @@ namespace qtool {
 namespace {
 
 using List = std::vector<Setting>;
-
-const Settings& as_map(const Setting& setting, const std::string& what) {
-  if (const auto* map = std::get_if<Settings>(&setting.value)) return *map;
-  fail_at(setting.place, what + " must be a map of keys, not " + describe(setting));
-}
 
 const List& as_list(const Setting& setting, const std::string& what) {
   if (const auto* list = std::get_if<List>(&setting.value)) return *list;
@@ -70,23 +66,23 @@ void for_each_item(const Setting& setting, void (*check)(const Setting&)) {
   }
 }
 
+void declare_where(Options& o, Where& where) {
+  constexpr double most = 9007199254740992.0;  // 2^53: whole numbers are exact below
+  o("op", where.op, "operators: Conv, com.microsoft.MatMulNBits, Reduce*");
+  o("name", where.name, "node names");
+  o("not_op", where.not_op, "operators left out");
+  o("not_name", where.not_name, "node names left out");
+  o("region", where.region, "first, last, after:NAME, before:NAME");
+  o("min_size", where.min_size, "elements of the largest constant input, at least", 0, most);
+  o("max_size", where.max_size, "elements of the largest constant input, at most; 0: no bound", 0, most);
+}
+
 Where read_where(const Setting& setting) {
   Where where;
   where.place = setting.place;
   const Settings& map = as_map(setting, "\"where\"");
-  constexpr double most = 9007199254740992.0;  // 2^53: whole numbers are exact below
   bind_knobs(
-      map,
-      [&](Options& o) {
-        o("op", where.op, "operators");
-        o("name", where.name, "node names");
-        o("not_op", where.not_op, "operators left out");
-        o("not_name", where.not_name, "node names left out");
-        o("region", where.region, "first, last, after:NAME, before:NAME");
-        o("min_size", where.min_size, "elements of the largest constant input, at least", 0, most);
-        o("max_size", where.max_size, "elements of the largest constant input, at most; 0: no bound", 0, most);
-      },
-      "\"where\"");
+      map, [&](Options& o) { declare_where(o, where); }, "\"where\"");
   if (map.empty()) fail_at(setting.place, "\"where\" has no condition", "for all nodes leave it out");
   for (const auto& [name, item] : map) {
     if (name == "region") {
@@ -186,23 +182,25 @@ void read_version(const Setting& setting) {
 
 }  // namespace
 
-Gate parse_gate(const Setting& setting) {
-  constexpr double unset = std::numeric_limits<double>::quiet_NaN();
-  double sqnr = unset, kl = unset, drop = unset, ratio = unset, agreement = unset;
-  const Settings& map = as_map(setting, "\"gate\"");
-  if (map.empty()) fail_at(setting.place, "\"gate\" has no limit", "leave it out to have no gate");
-  bind_knobs(
-      map,
-      [&](Options& o) {
-        o("sqnr_db", sqnr, "least signal-to-noise ratio of every output, dB", -200, 200);
-        o("kl", kl, "most mean KL divergence of class scores, nats", 0, 1000);
-        o("top1_drop", drop, "most accuracy lost against the input model, as a fraction", 0, 1);
-        o("size_ratio", ratio, "most file size, as a fraction of the input file", 0, 10);
-        o("agreement", agreement, "least fraction of samples with the same best class", 0, 1);
-      },
-      "\"gate\"");
-  const auto limit = [](double v) { return v == v ? std::optional<double>(v) : std::nullopt; };
-  return {limit(sqnr), limit(kl), limit(drop), limit(ratio), limit(agreement), setting.place, map};
+std::span<const RecipeKey> recipe_keys() {
+  static constexpr std::array<RecipeKey, 10> keys{{
+      {"version", "1, the version of the recipe language", true},
+      {"name", "a word, for the name of the output file; without it the name of the recipe's file", false},
+      {"summary", "one line for `qtool recipe list`", false},
+      {"target", "the runtime to quantize for; `--target` goes before it, and one of the two is needed", false},
+      {"data", "calibration data; `--calib` goes before its `path`", false},
+      {"eval", "held-out data that the result is measured on; `--eval` goes before its `path`", false},
+      {"steps", "the passes, in the order in which they run", true},
+      {"rules", "what some nodes shall have instead of what the steps say; the first match wins", false},
+      {"emit", "how decisions are written", false},
+      {"gate", "limits; a model that misses one is not written, and the exit code is 3", false},
+  }};
+  return keys;
+}
+
+Json describe_where() {
+  Where where;
+  return describe_knobs([&](Options& o) { declare_where(o, where); });
 }
 
 Recipe parse_recipe(std::string_view yaml, const std::string& source) {
@@ -240,8 +238,8 @@ Recipe parse_recipe(std::string_view yaml, const std::string& source) {
     } else if (name == "rules") {
       for (const Setting& rule : as_list(item, "\"rules\"")) recipe.rules.push_back(read_rule(rule));
     } else {
-      static const std::vector<std::string> keys = {"version", "name",  "summary", "target", "data",
-                                                    "eval",    "steps", "rules",   "emit",   "gate"};
+      std::vector<std::string> keys;
+      for (const RecipeKey& key : recipe_keys()) keys.emplace_back(key.name);
       std::string all;
       for (const std::string& key : keys) all += (all.empty() ? "" : ", ") + key;
       fail_at(item.key, "unknown key \"" + name + "\" in the recipe" + did_you_mean(name, keys), "keys: " + all);

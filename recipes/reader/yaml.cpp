@@ -242,6 +242,11 @@ bool Setting::null() const {
   return text && text->empty() && !quoted;
 }
 
+const Settings& as_map(const Setting& setting, const std::string& what) {
+  if (const auto* map = std::get_if<Settings>(&setting.value)) return *map;
+  fail_at(setting.place, what + " must be a map of keys, not " + describe(setting));
+}
+
 const std::string& Setting::scalar() const {
   if (const auto* text = std::get_if<std::string>(&value); text && !null()) return *text;
   fail_at(place, "expected one word or number, found " + describe(*this));

@@ -22,6 +22,9 @@ std::optional<bool> yaml_bool(const Setting&);
 /// "a list", "a map", "nothing" or the scalar in quotes: what was found, for messages.
 std::string describe(const Setting&);
 
+/// The map that `setting` is, or Error(Code::usage) that names it by `what`.
+const Settings& as_map(const Setting& setting, const std::string& what);
+
 /// Error(Code::usage) with "PLACE: TEXT".
 [[noreturn]] void fail_at(const Place&, const std::string& text, std::string hint = {});
 

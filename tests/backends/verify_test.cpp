@@ -11,6 +11,7 @@
 #include "formats/file/reader.h"
 #include "formats/ir/text.h"
 #include "tests/data_file.h"
+#include "tests/documented.h"
 #include "tests/support.h"
 
 using namespace qtool;
@@ -98,7 +99,9 @@ TEST_CASE("verify: correct pairs and blocks pass") {
 
 TEST_CASE("verify: scales must be finite and positive") {
   CHECK(contains(verdict(pairs(), floats("s", {0.0F})), "scale 0 is 0"));
-  CHECK(contains(verdict(pairs(), floats("ws", {0.25F, -0.125F})), "scale 1 is -0.125"));
+  const std::string negative = verdict(pairs(), floats("ws", {0.25F, -0.125F}));
+  CHECK(contains(negative, "scale 1 is -0.125"));
+  check_documented(Code::verification, negative);
   CHECK(contains(verdict(pairs(), floats("s", {std::numeric_limits<float>::quiet_NaN()})), "scale 0 is"));
 }
 

@@ -30,7 +30,7 @@ SHIPPED = ["tiny_lstm", "digits_transformer", "digits_cnn"]
 SHARED = ["vision/mnist8_cntk_op8", "vision/mnist_torch27_op18", "vision/self_attention_mnist_op13",
           "audio/gtcrn_stream_op11", "audio/silero_vad_v2_mini_op11", "odd/espcn_brevitas_quant", "lm/tiny_random_gpt2_past_msops"]
 RECIPES = ["int8_static", "int8_dynamic", "int8_weights", "int4_weights"]
-# docs/errors.md without those that are our fault (internal, verification), and without those that a damaged model cannot
+# docs/exit-codes without those that are our fault (internal, verification), and without those that a damaged model cannot
 # cause (usage, budget).
 ALLOWED = {0, 3, 4, 5, 7}
 STOPPED = 75

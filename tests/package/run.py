@@ -112,6 +112,7 @@ CONTENTS = [
     r"share/bash-completion/completions/qtool", r"share/zsh/(site-functions|vendor-completions)/_qtool",
     r"share/fish/vendor_completions\.d/qtool\.fish", r"share/doc/qtool/LICENSE", r"share/doc/qtool/NOTICE",
     r"share/doc/qtool/copyright", r"share/doc/qtool/changelog\.gz", r"share/doc/qtool/passes\.md",
+    r"share/doc/qtool/recipes\.md", r"share/doc/qtool/exit-codes/75\.md", r"share/doc/qtool/targets/ort-cpu\.md",
 ]
 
 

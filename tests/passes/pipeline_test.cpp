@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "formats/ir/quant.h"
+#include "tests/documented.h"
 #include "tests/passes/bench.h"
 
 using namespace qtool;
@@ -87,6 +88,7 @@ TEST_CASE("pipeline: a measure pass that decides or edits is named") {
   const auto decides = run(Effect::measure, [](Graph& g, PassContext&) { first_use(g).quant = some_quant(1); });
   CHECK(decides->error ==
         "r.yaml:3:5: fake: declared as measure, but the decision on input 0 of node \"\" (Add) was changed");
+  check_documented(Code::internal, decides->error);
   const auto edits = run(Effect::measure, [](Graph& g, PassContext&) { scale_constant(g, 2); });
   CHECK(contains(edits->error, "constant \"k\" has other elements"));
 }
@@ -173,6 +175,7 @@ TEST_CASE("pipeline: an error inside a pass carries place and pass, and keeps it
     FAIL("nothing was thrown");
   } catch (const Error& e) {
     CHECK(std::string(e.what()) == "w4.yaml:12:7: fake: too big");
+    check_documented(e.code(), e.what());
     CHECK(e.code() == Code::budget);
     CHECK(e.hint() == "less");
   }

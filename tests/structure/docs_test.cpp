@@ -2,7 +2,9 @@
 // Documents that must agree with the code. QTOOL_REGOLD=1 rewrites the generated ones.
 #include <cstdlib>
 #include <regex>
+#include <set>
 
+#include "backends/backend.h"
 #include "cli/catalogue.h"
 #include "cli/command.h"
 #include "cli/help.h"
@@ -43,7 +45,7 @@ std::vector<std::string> code_lines(const std::string& markdown) {
   for (const std::string& line : lines_of(markdown)) {
     if (line.starts_with("```"))
       fence = fence.empty() ? line : "";
-    else if (fence.empty() ? line.starts_with("    ") : fence != "```yaml" && fence != "```cpp")
+    else if (fence.empty() ? line.starts_with("    ") : fence != "```yaml" && fence != "```cpp" && fence != "```python")
       found.push_back(line);
   }
   return found;
@@ -91,14 +93,44 @@ TEST_CASE("the table of docs/numbers.md is what the program writes") {
   expect_document("docs/numbers.md", wanted);
 }
 
-TEST_CASE("every exit code has its section in docs/errors.md") {
-  const std::string errors = document("docs/errors.md");
-  for (int code = 1; code < 256; ++code) {
-    const std::string name(name_of(static_cast<Code>(code)));
-    if (name == "internal" && code != 1) continue;  // no such Code
-    CHECK_MESSAGE(errors.find("\n## " + std::to_string(code) + " " + name + "\n") != std::string::npos,
-                  "no section \"## " << code << " " << name << "\"");
+TEST_CASE("every target has its page, and it is what the program writes") {
+  std::set<std::string> wanted;
+  for (const BackendDef* def : backends()) {
+    const std::string path = "docs/targets/" + std::string(def->name) + ".md";
+    expect_document(path, target_markdown(*def));
+    wanted.insert(path);
   }
+  for (const std::string& file : project_files())
+    if (file.starts_with("docs/targets/")) CHECK_MESSAGE(wanted.count(file) == 1, file << " is of no target");
+}
+
+TEST_CASE("the tables of docs/recipes.md are what the program writes") {
+  std::string wanted = document("docs/recipes.md");
+  for (const auto& [name, table] : recipe_tables()) {
+    wanted = with_part(wanted, name, "\n" + table + "\n");
+    REQUIRE_MESSAGE(!wanted.empty(), "docs/recipes.md has no marks for " << name);
+  }
+  expect_document("docs/recipes.md", wanted);
+}
+
+TEST_CASE("every exit code has its page, and the index its line") {
+  const std::string index = document("docs/exit-codes/README.md");
+  std::set<std::string> wanted{"docs/exit-codes/README.md"};
+  for (const ExitCode& code : exit_codes()) {
+    const std::string number = std::to_string(code.number);
+    const std::string name(code.number == 0 ? "success" : name_of(static_cast<Code>(code.number)));
+    const std::string path = "docs/exit-codes/" + number + ".md";
+    wanted.insert(path);
+    CHECK_MESSAGE(document(path).starts_with("# " + number + " " + name + "\n\n"), path << " has another title");
+    const std::string row = "| [" + number + "](" + number + ".md) | " + name + " |";
+    CHECK_MESSAGE(index.find(row) != std::string::npos, "no line: " << row);
+  }
+  for (int code = 1; code < 256; ++code) {
+    if (code != 1 && name_of(static_cast<Code>(code)) == "internal") continue;  // no such Code
+    CHECK_MESSAGE(wanted.count("docs/exit-codes/" + std::to_string(code) + ".md") == 1, "help leaves out " << code);
+  }
+  for (const std::string& file : project_files())
+    if (file.starts_with("docs/exit-codes/")) CHECK_MESSAGE(wanted.count(file) == 1, file << " is of no exit code");
 }
 
 TEST_CASE("commands and options that documents and samples show exist") {
