@@ -12,8 +12,8 @@
 #include <utility>
 
 #include "calib/dataset_run.h"
-#include "calib/ops/widest.h"
 #include "formats/base/error.h"
+#include "formats/base/widest.h"
 #include "formats/ir/quant.h"
 
 namespace qtool {

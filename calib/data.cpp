@@ -3,7 +3,6 @@
 #include "calib/data.h"
 
 #include <algorithm>
-#include <mutex>
 
 #include "calib/data/samples.h"
 #include "calib/op.h"
@@ -94,19 +93,16 @@ class BoundDataset final : public Dataset {
     return stack(rows, "labels");
   }
 
-  std::string digest() const override {
-    std::call_once(once_, [&] {
-      Hasher hasher;
-      hasher.number(batch_).number(count_);
-      samples_->digest(hasher, begin_, begin_ + count_);
-      for (const Binding& b : bindings_) {
-        if (b.constant.empty()) continue;
-        hasher.text(b.input.name).bytes(b.constant.bytes());
-      }
-      for (std::int64_t i = 0; i < batches() && !state_.empty(); ++i) hasher.number(restarts(i));
-      digest_ = hex(hasher.finish());
-    });
-    return digest_;
+  std::string digest(Threads& threads) const override {
+    Hasher hasher;
+    hasher.number(batch_).number(count_);
+    samples_->digest(hasher, begin_, begin_ + count_, threads);
+    for (const Binding& b : bindings_) {
+      if (b.constant.empty()) continue;
+      hasher.text(b.input.name).bytes(b.constant.bytes());
+    }
+    for (std::int64_t i = 0; i < batches() && !state_.empty(); ++i) hasher.number(restarts(i));
+    return hex(hasher.finish());
   }
 
  private:
@@ -336,8 +332,6 @@ class BoundDataset final : public Dataset {
   std::vector<Binding> bindings_;
   std::map<ValueId, ValueId> state_;
   std::int64_t begin_ = 0, count_ = 0, batch_ = 1;
-  mutable std::once_flag once_;
-  mutable std::string digest_;
 };
 
 std::string kind_of(const std::filesystem::path& path) {

@@ -77,8 +77,8 @@ class Dataset {
   /// again (from zeros) where restarts(i) is true.
   virtual const std::map<ValueId, ValueId>& state() const;
   virtual bool restarts(std::int64_t i) const;
-  /// SHA-256 (hex) over names, types, shapes, bytes and the cut into runs, for keys and the manifest.
-  virtual std::string digest() const = 0;
+  /// SHA-256 (hex) over names, types, the SHA-256 of every sample and the cut into runs, for the manifest.
+  virtual std::string digest(Threads&) const = 0;
   /// True for random data: the artefact must say so.
   virtual bool synthetic() const { return false; }
 };

@@ -123,11 +123,11 @@ void rethrow_at(const Error& e, const Graph& graph, const Node& node) {
 
 struct Executor::Plan::Building {
   struct Variant {
-    const QuantSpec* spec;
-    Slot slot;
-    Tensor fixed;
+    Operand operand;
+    const Node* consumer;  // the first one; null: the graph's outputs
   };
-  std::vector<std::vector<Variant>> variants;  // by value
+  std::vector<std::vector<std::size_t>> of_value;  // places in `variants`
+  std::vector<Variant> variants;                   // values as seen through a spec; by slot, from value_slots() on
 };
 
 Operand Executor::Plan::operand(const Use& use, const Node* consumer, Building& building) {
@@ -147,17 +147,40 @@ Operand Executor::Plan::operand(const Use& use, const Node* consumer, Building& 
     o.fixed = constant;
     return o;
   }
-  auto& known = building.variants[index(use.value)];
-  for (const auto& variant : known) {
+  auto& known = building.of_value[index(use.value)];
+  for (const std::size_t at : known) {
+    const Operand& variant = building.variants[at].operand;
     if (variant.spec != o.spec || o.spec->is_bias) continue;  // a bias's scale depends on its consumer
-    o.slot = variant.slot;
-    o.fixed = variant.fixed;
-    return o;
+    return variant;
   }
   o.slot = static_cast<Slot>(slot_count++);
-  if (!constant.empty()) o.fixed = seen(o, constant);
-  known.push_back({o.spec, o.slot, o.fixed});
+  known.push_back(building.variants.size());
+  building.variants.push_back({o, consumer});
   return o;
+}
+
+/// What constants become in the eyes of their consumers: much work for large models, and no two depend on each other.
+void Executor::Plan::quantize_constants(Building& building) {
+  auto& variants = building.variants;
+  threads.for_each(static_cast<std::int64_t>(variants.size()), 1, [&](std::int64_t begin, std::int64_t) {
+    auto& [operand, consumer] = variants[static_cast<std::size_t>(begin)];
+    const Tensor& constant = constants[index(operand.value)];
+    if (constant.empty()) return;
+    try {
+      operand.fixed = seen(operand, constant);
+    } catch (const Error& e) {
+      if (consumer == nullptr) throw;
+      rethrow_at(e, graph, *consumer);
+    }
+  });
+  const auto take = [&](Operand& o) {
+    if (o.spec != nullptr) o.fixed = variants[o.slot - graph.value_slots()].operand.fixed;
+  };
+  for (PlanStep& step : steps) {
+    for (Operand& o : step.inputs) take(o);
+    for (Operand& o : step.captured) take(o);
+  }
+  for (Operand& o : outputs) take(o);
 }
 
 void Executor::Plan::add_step(NodeId id, const Node& node, const OpDef& def, Building& building) {
@@ -184,7 +207,7 @@ Executor::Plan::Plan(const Graph& g, Reading r, Threads& t)
       constants(g.value_slots()),
       slot_count(g.value_slots()) {
   Building building;
-  building.variants.resize(graph.value_slots());
+  building.of_value.resize(graph.value_slots());
   for (const ValueId v : graph.values()) constants[index(v)] = graph[v].data;
   const std::vector<NodeId> order = graph.order();
   std::map<NodeId, const IntegerGroup*> group_of;  // by the node that ends it
@@ -219,6 +242,7 @@ Executor::Plan::Plan(const Graph& g, Reading r, Threads& t)
     outputs.push_back(operand(use, nullptr, building));
     output_values.push_back(use.value);
   }
+  quantize_constants(building);
   std::vector<std::uint8_t> given(graph.value_slots(), 0);
   for (const ValueId v : graph.inputs) given[index(v)] = 1;
   for (const Capture& c : graph.captures) given[index(c.inner)] = 1;

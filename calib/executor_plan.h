@@ -96,6 +96,7 @@ struct Executor::Plan {
  private:
   struct Building;
   Operand operand(const Use&, const Node* consumer, Building&);
+  void quantize_constants(Building&);
   void add_step(NodeId, const Node&, const OpDef&, Building&);
   Tensor fetch(const Operand&, Slots&) const;
   std::vector<Tensor> run_step(const PlanStep&, Slots&, std::span<const Slot> dying, Record*) const;

@@ -5,7 +5,7 @@
 #include <array>
 #include <cmath>
 
-#include "calib/ops/widest.h"
+#include "formats/base/widest.h"
 
 namespace qtool {
 

@@ -8,8 +8,8 @@
 #include <type_traits>
 
 #include "calib/linalg_openblas.h"
-#include "calib/ops/widest.h"
 #include "formats/base/error.h"
+#include "formats/base/widest.h"
 
 namespace qtool {
 namespace {

@@ -63,14 +63,13 @@ std::vector<std::shared_ptr<const Statistics>> Calibration::State::statistics(Ca
                                                                               Reading reading,
                                                                               const std::vector<Ask>& asks) {
   const std::vector<Digest> digests = merkle(graph, reading == Reading::quantized);
-  const std::string digest = self.data().digest();
   std::map<std::string, std::shared_ptr<Statistics>> missing;
   std::map<ValueId, std::vector<Statistics*>> listeners;
   std::vector<ValueId> wanted;
   std::vector<std::string> keys;
   for (const Ask& ask : asks) {
-    const std::string key = digest + hex(digests[index(ask.value)]) + (reading == Reading::quantized ? "q" : "r") +
-                            "," + std::to_string(ask.axis) + "," + std::to_string(ask.bins) + "," +
+    const std::string key = hex(digests[index(ask.value)]) + (reading == Reading::quantized ? "q" : "r") + "," +
+                            std::to_string(ask.axis) + "," + std::to_string(ask.bins) + "," +
                             (ask.smoothing ? std::to_string(*ask.smoothing) : "");
     keys.push_back(key);
     if (cache.count(key) != 0 || missing.count(key) != 0) continue;

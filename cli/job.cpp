@@ -88,7 +88,7 @@ class Head final : public Dataset {
   Tensor labels(std::int64_t i) const override { return all_->labels(i); }
   const std::map<ValueId, ValueId>& state() const override { return all_->state(); }
   bool restarts(std::int64_t i) const override { return all_->restarts(i); }
-  std::string digest() const override { return all_->digest(); }
+  std::string digest(Threads& threads) const override { return all_->digest(threads); }
   bool synthetic() const override { return all_->synthetic(); }
 
  private:
@@ -130,7 +130,7 @@ void set_metadata(ModelInfo& info, const std::string& key, const std::string& va
 }
 
 /// What made the file, in the file: the same inputs give the same words.
-void sign(Graph& graph, const JobRequest& request, const Plan& plan, const Dataset* calib) {
+void sign(Graph& graph, const JobRequest& request, const Plan& plan, const Dataset* calib, Threads& threads) {
   ModelInfo info = *graph.model;
   Hasher hasher;
   hasher.text(plan.recipe.source);
@@ -138,7 +138,7 @@ void sign(Graph& graph, const JobRequest& request, const Plan& plan, const Datas
   set_metadata(info, "qtool.version", QTOOL_VERSION);
   set_metadata(info, "qtool.recipe", plan.recipe.name);
   set_metadata(info, "qtool.recipe_sha256", hex(hasher.text(plan.recipe.target).finish()));
-  if (calib) set_metadata(info, "qtool.calibration_sha256", calib->digest());
+  if (calib) set_metadata(info, "qtool.calibration_sha256", calib->digest(threads));
   if (calib && calib->synthetic()) set_metadata(info, "qtool.calibration", "synthetic");
   graph.model = std::make_shared<const ModelInfo>(std::move(info));
 }
@@ -249,7 +249,7 @@ JobResult run_job(const JobRequest& request, Journal& journal) {
   know_shapes(graph);
   Graph lowered = plan.emitter->lower(graph, target, journal);
   verify(lowered);
-  sign(lowered, request, plan, calib.get());
+  sign(lowered, request, plan, calib.get(), threads);
   write_onnx(lowered, staging.file());
   verify_written(staging.file(), target);
   check_stop(request.stop);

@@ -126,13 +126,19 @@ class BiasCorrect final : public Pass {
             fits[s] = fit ? 1 : 0;
           }
         });
+    std::vector<std::vector<double>> shifts(sites.size());
+    ctx.threads.for_each(static_cast<std::int64_t>(sites.size()), 1, [&](std::int64_t begin, std::int64_t end) {
+      for (auto s = static_cast<std::size_t>(begin); s < static_cast<std::size_t>(end); ++s) {
+        const std::vector<double> mean = means[s].means();
+        if (fits[s] != 0 && !mean.empty()) shifts[s] = shift_from_inputs(graph, sites[s].product, mean);
+      }
+    });
     for (std::size_t s = 0; s < sites.size(); ++s) {
-      const std::vector<double> mean = means[s].means();
-      if (fits[s] == 0 || mean.empty()) {
+      if (shifts[s].empty()) {
         skip(graph, sites[s].product.node, ctx, "its input channels are not on the axis of the weight");
         continue;
       }
-      apply(graph, sites[s], shift_from_inputs(graph, sites[s].product, mean), ctx);
+      apply(graph, sites[s], shifts[s], ctx);
     }
   }
 

@@ -103,15 +103,18 @@ Tensor as_input(const Tensor& t, DType wanted, const std::string& name) {
               hint);
 }
 
-void Samples::digest(Hasher& hasher, std::int64_t begin, std::int64_t end) const {
+void Samples::digest(Hasher& hasher, std::int64_t begin, std::int64_t end, Threads& threads) const {
+  std::vector<Digest> digests(index(end - begin));
   for (const std::string& name : names()) {
+    threads.for_each(end - begin, 1, [&](std::int64_t i, std::int64_t) {
+      const Tensor t = sample(name, begin + i);
+      Hasher own;
+      own.number(t.rank());
+      for (const std::int64_t d : t.shape()) own.number(d);
+      digests[index(i)] = own.bytes(t.bytes()).finish();
+    });
     hasher.text(name).number(type(name).dtype);
-    for (std::int64_t i = begin; i < end; ++i) {
-      const Tensor t = sample(name, i);
-      hasher.number(t.rank());
-      for (const std::int64_t d : t.shape()) hasher.number(d);
-      hasher.bytes(t.bytes());
-    }
+    for (const Digest& d : digests) hasher.digest(d);
   }
 }
 

@@ -13,6 +13,7 @@
 
 #include "calib/data.h"
 #include "formats/base/hash.h"
+#include "formats/base/threads.h"
 #include "formats/ir/graph.h"
 #include "formats/ir/tensor.h"
 
@@ -41,7 +42,7 @@ class Samples {
   virtual Tensor label(std::int64_t) const { return {}; }
   /// True when sample i starts a sequence (only asked where state is carried).
   virtual bool restarts(std::int64_t i) const { return i == 0; }
-  virtual void digest(Hasher&, std::int64_t begin, std::int64_t end) const;
+  void digest(Hasher&, std::int64_t begin, std::int64_t end, Threads&) const;
   virtual bool synthetic() const { return false; }
 };
 

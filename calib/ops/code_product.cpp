@@ -9,8 +9,8 @@
 #include "calib/ops/integer_product.h"
 #include "calib/ops/operand.h"
 #include "calib/ops/slide.h"
-#include "calib/ops/widest.h"
 #include "formats/base/integer_product.h"
+#include "formats/base/widest.h"
 
 namespace qtool {
 namespace {

@@ -8,7 +8,7 @@
 #include "calib/ops/conv_direct.h"
 #include "calib/ops/operand.h"
 #include "calib/ops/slide.h"
-#include "calib/ops/widest.h"
+#include "formats/base/widest.h"
 
 namespace qtool {
 namespace {

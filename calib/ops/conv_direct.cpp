@@ -73,12 +73,14 @@ struct Layout {
 };
 
 /// Lines with gaps between them waste lanes, and their results must be picked out; with lines of their own for every
-/// tap there are no gaps. That pays for narrow images that many channels are made of.
+/// tap there are no gaps. That pays for narrow images that many channels are made of, and for few channels that many
+/// are made of.
 Layout layout_of(const Convolution& c, std::int64_t lanes) {
   Layout shared(c.window, true);
   const std::int64_t width = c.window.output[2], gap = shared.pitch - width;
-  const bool wasteful = width % lanes != 0 && gap * 20 > width;
-  return wasteful && c.outputs >= 16 ? Layout(c.window, false) : shared;
+  if (gap == 0 || width % lanes == 0) return shared;
+  const bool wasteful = gap * 20 > width && c.outputs >= 16, thin = c.inputs * c.window.kernel[2] <= c.outputs;
+  return wasteful || thin ? Layout(c.window, false) : shared;
 }
 
 struct Plan {

@@ -5,7 +5,7 @@
 #pragma once
 
 #include "calib/ops/conv.h"
-#include "calib/ops/widest.h"
+#include "formats/base/widest.h"
 
 namespace qtool {
 

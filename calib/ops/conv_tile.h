@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-#include "calib/ops/widest.h"
+#include "formats/base/widest.h"
 
 namespace qtool {
 

@@ -10,7 +10,7 @@
 #include "calib/ops/conv.h"
 #include "calib/ops/matmul.h"
 #include "calib/ops/quantized.h"
-#include "calib/ops/widest.h"
+#include "formats/base/widest.h"
 #include "formats/ir/tensor.h"
 
 namespace qtool {

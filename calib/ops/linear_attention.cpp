@@ -10,7 +10,7 @@
 #include "calib/ops/operand.h"
 #include "calib/ops/rows.h"
 #include "calib/ops/vector_math.h"
-#include "calib/ops/widest.h"
+#include "formats/base/widest.h"
 
 namespace qtool::op {
 namespace {

@@ -9,7 +9,7 @@
 
 #include "calib/ops/operand.h"
 #include "calib/ops/slide.h"
-#include "calib/ops/widest.h"
+#include "formats/base/widest.h"
 
 namespace qtool {
 namespace {

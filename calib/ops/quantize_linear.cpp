@@ -9,6 +9,7 @@
 #include "calib/op.h"
 #include "calib/ops/operand.h"
 #include "calib/ops/quantized.h"
+#include "formats/base/widest.h"
 #include "formats/file/reader.h"
 
 namespace qtool {
@@ -66,7 +67,7 @@ constexpr float round_bias = 12582912.0F;
 
 /// Codes of a run that shares one scale: values are cut to the range of codes before they are rounded.
 template <class T>
-void quantize_run(const float* x, T* y, std::int64_t n, float scale, float zero, CodeRange range) {
+QTOOL_INLINE inline void quantize_run(const float* x, T* y, std::int64_t n, float scale, float zero, CodeRange range) {
   const float low = range.low - zero, high = range.high - zero;
   for (std::int64_t i = 0; i < n; ++i) {
     const float v = x[i] / scale;
@@ -79,13 +80,15 @@ template <class T>
 void quantize_all(Threads& threads, const ScaleLayout& l, const float* x, const float* scale, const float* zero,
                   CodeRange range, T* y) {
   for_each_run(threads, l, [&](std::int64_t begin, std::int64_t n, std::int64_t s, std::int64_t step) {
-    if (step == 0) {
-      quantize_run(x + begin, y + begin, n, scale[s], zero == nullptr ? 0.0F : zero[s], range);
-    } else {
-      for (std::int64_t i = 0; i < n; ++i) {
-        quantize_run(x + begin + i, y + begin + i, 1, scale[s + i], zero == nullptr ? 0.0F : zero[s + i], range);
+    with_widest_vectors([&]() QTOOL_INLINE {
+      if (step == 0) {
+        quantize_run(x + begin, y + begin, n, scale[s], zero == nullptr ? 0.0F : zero[s], range);
+      } else {
+        for (std::int64_t i = 0; i < n; ++i) {
+          quantize_run(x + begin + i, y + begin + i, 1, scale[s + i], zero == nullptr ? 0.0F : zero[s + i], range);
+        }
       }
-    }
+    });
   });
 }
 
@@ -138,14 +141,14 @@ Tensor quantize(Threads& threads, const ScaleLayout& l, const Tensor& x, const T
   }
   const CodeRange range = code_range(dtype);
   if (bit_width(dtype) == 8) {
-    Tensor y(dtype, x.shape());
+    Tensor y = Tensor::unset(dtype, x.shape());
     for_integer_type(dtype, [&](auto zero) {
       using T = decltype(zero);
       quantize_all<T>(threads, l, from, s, z, range, y.write<T>().data());
     });
     return y;
   }
-  Tensor y(DType::f32, x.shape());
+  Tensor y = Tensor::unset(DType::f32, x.shape());
   quantize_all<float>(threads, l, from, s, z, range, y.write<float>().data());
   return from_f32(y, dtype);
 }
@@ -171,7 +174,7 @@ void quantize_infer(InferContext& c) {
 }
 
 template <class T>
-void dequantize_run(const T* x, float* y, std::int64_t n, float scale, float zero) {
+QTOOL_INLINE inline void dequantize_run(const T* x, float* y, std::int64_t n, float scale, float zero) {
   for (std::int64_t i = 0; i < n; ++i) y[i] = (static_cast<float>(x[i]) - zero) * scale;
 }
 
@@ -179,13 +182,15 @@ template <class T>
 void dequantize_all(Threads& threads, const ScaleLayout& l, const T* x, const float* scale, const float* zero,
                     float* y) {
   for_each_run(threads, l, [&](std::int64_t begin, std::int64_t n, std::int64_t s, std::int64_t step) {
-    if (step == 0) {
-      dequantize_run(x + begin, y + begin, n, scale[s], zero == nullptr ? 0.0F : zero[s]);
-    } else {
-      for (std::int64_t i = 0; i < n; ++i) {
-        dequantize_run(x + begin + i, y + begin + i, 1, scale[s + i], zero == nullptr ? 0.0F : zero[s + i]);
+    with_widest_vectors([&]() QTOOL_INLINE {
+      if (step == 0) {
+        dequantize_run(x + begin, y + begin, n, scale[s], zero == nullptr ? 0.0F : zero[s]);
+      } else {
+        for (std::int64_t i = 0; i < n; ++i) {
+          dequantize_run(x + begin + i, y + begin + i, 1, scale[s + i], zero == nullptr ? 0.0F : zero[s + i]);
+        }
       }
-    }
+    });
   });
 }
 
@@ -196,7 +201,7 @@ void dequantize_forward(const OpContext& c) {
   const ScaleLayout l = scale_layout(x.shape(), scale, c.attrs().get("axis", std::int64_t{1}),
                                      c.attrs().get("block_size", std::int64_t{0}));
   require(!zeros || zeros.count() == scale.count(), "scales and zero points differ in number");
-  Tensor y(DType::f32, x.shape());
+  Tensor y = Tensor::unset(DType::f32, x.shape());
   float* to = y.write<float>().data();
   const float *s = scale.read<float>().data(), *z = zeros ? zeros.read<float>().data() : nullptr;
   if (x.dtype() == DType::u8) {

@@ -6,7 +6,7 @@
 #include "calib/linalg.h"
 #include "calib/ops/delegate.h"
 #include "calib/ops/vector_math.h"
-#include "calib/ops/widest.h"
+#include "formats/base/widest.h"
 
 namespace qtool::op {
 namespace {

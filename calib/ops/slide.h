@@ -9,8 +9,8 @@
 #include <type_traits>
 #include <vector>
 
-#include "calib/ops/widest.h"
 #include "calib/ops/window.h"
+#include "formats/base/widest.h"
 
 namespace qtool {
 

@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "calib/op.h"
-#include "calib/ops/widest.h"
 #include "formats/base/error.h"
+#include "formats/base/widest.h"
 
 namespace qtool::op {
 

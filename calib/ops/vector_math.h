@@ -8,7 +8,7 @@
 #include <bit>
 #include <cstdint>
 
-#include "calib/ops/widest.h"
+#include "formats/base/widest.h"
 
 namespace qtool::vector_math {
 

@@ -165,7 +165,7 @@ Tensor read_npy(std::span<const std::byte> bytes, const std::string& source, std
   if (plain && owner && reinterpret_cast<std::uintptr_t>(data.data()) % 16 == 0) {
     return Tensor(header.dtype, header.shape, Buffer::view(data, std::move(owner)));
   }
-  Tensor t(header.dtype, header.shape);
+  Tensor t = Tensor::unset(header.dtype, header.shape);
   if (plain) {
     std::copy(data.begin(), data.end(), t.write_bytes().begin());
   } else {

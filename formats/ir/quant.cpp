@@ -8,6 +8,7 @@
 #include <string>
 
 #include "formats/base/error.h"
+#include "formats/base/widest.h"
 #include "formats/number/e8m0.h"
 
 namespace qtool {
@@ -117,7 +118,7 @@ Steps steps_of(const QuantSpec& spec, std::size_t count) {
 
 /// round_half_even(clamp(x / scale)) for bounds that are integers below 2^22: the code less its zero point. The sum
 /// with 1.5 * 2^23 rounds; it never gives minus zero.
-float level(float x, float scale, float low, float high) {
+QTOOL_INLINE inline float level(float x, float scale, float low, float high) {
   constexpr float magic = 12582912.0f;
   float v = x / scale;
   v = v == v ? v : 0.0f;
@@ -138,12 +139,14 @@ void fake_integers(std::span<const float> x, std::span<float> out, const Grain& 
     float* to = out.data() + r.begin;
     const float *scale = steps.scale.data() + r.scale, *low = steps.low.data() + r.scale,
                 *high = steps.high.data() + r.scale;
-    if (r.each) {
-      for (std::size_t i = 0; i < r.length; ++i) to[i] = level(in[i], scale[i], low[i], high[i]) * scale[i];
-    } else {
-      const float s = *scale, l = *low, h = *high;
-      for (std::size_t i = 0; i < r.length; ++i) to[i] = level(in[i], s, l, h) * s;
-    }
+    with_widest_vectors([&]() QTOOL_INLINE {
+      if (r.each) {
+        for (std::size_t i = 0; i < r.length; ++i) to[i] = level(in[i], scale[i], low[i], high[i]) * scale[i];
+      } else {
+        const float s = *scale, l = *low, h = *high;
+        for (std::size_t i = 0; i < r.length; ++i) to[i] = level(in[i], s, l, h) * s;
+      }
+    });
   });
 }
 

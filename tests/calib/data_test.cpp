@@ -19,6 +19,11 @@ using namespace qtool;
 
 namespace {
 
+Threads& one_thread() {
+  static Threads threads(1);
+  return threads;
+}
+
 std::filesystem::path files() { return test::source_dir() / "tests/calib/files"; }
 
 struct Input {
@@ -139,8 +144,8 @@ TEST_CASE("rows are cut into the batch of the model") {
   CHECK(two->feeds(1).at(free.inputs[0]).shape() == Shape{2, 2, 3});
   CHECK(two->feeds(2).at(free.inputs[0]).shape() == Shape{1, 2, 3});
   CHECK(list<std::int64_t>(two->feeds(2).at(free.inputs[1])) == std::vector<std::int64_t>{16, 17, 18, 19});
-  CHECK(two->digest() != open_dataset(free, from(files() / "arrays.npz"))->digest());
-  CHECK(two->digest() == open_dataset(free, o)->digest());
+  CHECK(two->digest(one_thread()) != open_dataset(free, from(files() / "arrays.npz"))->digest(one_thread()));
+  CHECK(two->digest(one_thread()) == open_dataset(free, o)->digest(one_thread()));
 }
 
 TEST_CASE("one axis more: each entry is a whole input; a scalar is the same in each run") {
@@ -206,8 +211,8 @@ TEST_CASE("constants with defaults take no data; extents declared as 0 are free"
 TEST_CASE("npy and safetensors") {
   const Graph g = model({{"x", DType::f32, {-1, 2, 3}, {}}});
   const auto npz = open_dataset(g, from(files() / "arrays.npz"));
-  CHECK(open_dataset(g, from(files() / "x.npy"))->digest() == npz->digest());
-  CHECK(open_dataset(g, from(files() / "arrays.safetensors"))->digest() == npz->digest());
+  CHECK(open_dataset(g, from(files() / "x.npy"))->digest(one_thread()) == npz->digest(one_thread()));
+  CHECK(open_dataset(g, from(files() / "arrays.safetensors"))->digest(one_thread()) == npz->digest(one_thread()));
   const Graph other = model({{"input.1", DType::f32, {-1, 2, 3}, {}}});
   CHECK(refusal(other, from(files() / "x.npy")).empty());  // one array, one input
 }
@@ -308,7 +313,7 @@ TEST_CASE("random data are made only by name, and say so") {
   CHECK(d->feeds(0).at(g.inputs[1]).shape() == Shape{1, 8});
   DataOptions o = from("random");
   o.seed = 1;
-  CHECK(open_dataset(g, o)->digest() != d->digest());
+  CHECK(open_dataset(g, o)->digest(one_thread()) != d->digest(one_thread()));
   CHECK_FALSE(open_dataset(model({{"x", DType::f32, {-1, 2, 3}, {}}}), from(files() / "x.npy"))->synthetic());
 }
 
@@ -349,7 +354,7 @@ TEST_CASE("ONNX test data feed the inputs in order") {
   CHECK(feeds.at(g.inputs[0]).shape() == Shape{3, 4, 5});
   CHECK(list<float>(feeds.at(g.inputs[1])) == std::vector<float>{-1});
   CHECK(list<float>(feeds.at(g.inputs[2])) == std::vector<float>{1});
-  CHECK(open_dataset(g, from(folder / "test_data_set_0"))->digest() == d->digest());
+  CHECK(open_dataset(g, from(folder / "test_data_set_0"))->digest(one_thread()) == d->digest(one_thread()));
   CHECK(contains(refusal(model({{"x", DType::f32, {3, 4, 6}, {}}}), from(folder)), "has the shape [3, 4, 5]"));
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "calib/ops/widest.h"
+#include "formats/base/widest.h"
 
 #include <doctest/doctest.h>
 

@@ -24,7 +24,7 @@ class FixedData final : public Dataset {
   std::int64_t batches() const override { return static_cast<std::int64_t>(batches_.size()); }
   std::int64_t samples() const override { return batches(); }
   Feeds feeds(std::int64_t i) const override { return batches_[static_cast<std::size_t>(i)]; }
-  std::string digest() const override { return "fixed"; }
+  std::string digest(Threads&) const override { return "fixed"; }
 
  private:
   std::vector<Feeds> batches_;
