@@ -327,11 +327,29 @@ Tensor Executor::Plan::fetch(const Operand& o, Slots& slots) const {
   return o.fixed;
 }
 
+namespace {
+
+/// Whether input i is the last to see its slot, so that it may take what lies there: a copy costs an allocation.
+bool is_last(const PlanStep& step, std::size_t i, std::span<const Slot> dying) {
+  const Operand& o = step.inputs[i];
+  constexpr std::size_t few = 8;
+  if (o.value == ValueId::none || step.inputs.size() > few || !step.captured.empty()) return false;
+  if (std::find(dying.begin(), dying.end(), o.slot) == dying.end()) return false;
+  return std::none_of(step.inputs.begin() + static_cast<std::ptrdiff_t>(i) + 1, step.inputs.end(),
+                      [&](const Operand& other) { return other.value == o.value; });
+}
+
+}  // namespace
+
 std::vector<Tensor> Executor::Plan::run_step(const PlanStep& step, Slots& slots, std::span<const Slot> dying,
                                              Record* record) const {
   std::vector<Tensor> inputs, results(step.node->outputs.size());
   inputs.reserve(step.inputs.size());
-  for (const Operand& o : step.inputs) inputs.push_back(fetch(o, slots));
+  for (std::size_t i = 0; i < step.inputs.size(); ++i) {
+    const Operand& o = step.inputs[i];
+    const bool last = record == nullptr && slots[o.slot] && is_last(step, i, dying);
+    inputs.push_back(last ? std::move(*slots[o.slot]) : fetch(o, slots));
+  }
   std::function<std::vector<Tensor>(const Graph&, std::vector<Tensor>)> run_body;
   std::vector<Tensor> outer;
   if (!step.bodies.empty()) {

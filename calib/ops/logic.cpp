@@ -159,18 +159,27 @@ void choose(const OpContext& ctx, const Shape& shape, const E* x, const E* y, E*
     const E *const from_x = x + starts[1], *const from_y = y + starts[2];
     E* const to = out + at;
     if (steps[0] == 1 && steps[1] <= 1 && steps[2] <= 1) {  // neighbours or one for all
-      with_widest_vectors([&]() QTOOL_INLINE {
+      with_widest_vectors([=, &steps]() QTOOL_INLINE {
+        // Both are read before one is chosen: loads under a condition would keep the loop from using vectors.
+        const auto select = [=](auto x_at, auto y_at) QTOOL_INLINE {
+          QTOOL_INDEPENDENT
+          for (std::int64_t i = 0; i < n; ++i) {
+            const E one = x_at(i), other = y_at(i);
+            to[i] = from_c[i] ? one : other;
+          }
+        };
+        const auto many_x = [=](std::int64_t i) QTOOL_INLINE { return from_x[i]; };
+        const auto many_y = [=](std::int64_t i) QTOOL_INLINE { return from_y[i]; };
+        const auto one_x = [one = *from_x](std::int64_t) QTOOL_INLINE { return one; };
+        const auto one_y = [one = *from_y](std::int64_t) QTOOL_INLINE { return one; };
         if (steps[1] == 1 && steps[2] == 1) {
-          for (std::int64_t i = 0; i < n; ++i) to[i] = from_c[i] ? from_x[i] : from_y[i];
+          select(many_x, many_y);
         } else if (steps[1] == 1) {
-          const E other = *from_y;
-          for (std::int64_t i = 0; i < n; ++i) to[i] = from_c[i] ? from_x[i] : other;
+          select(many_x, one_y);
         } else if (steps[2] == 1) {
-          const E one = *from_x;
-          for (std::int64_t i = 0; i < n; ++i) to[i] = from_c[i] ? one : from_y[i];
+          select(one_x, many_y);
         } else {
-          const E one = *from_x, other = *from_y;
-          for (std::int64_t i = 0; i < n; ++i) to[i] = from_c[i] ? one : other;
+          select(one_x, one_y);
         }
       });
       return;

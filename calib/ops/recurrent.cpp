@@ -32,7 +32,7 @@ void lstm_direction(const OpContext& ctx, const Cell& k, std::int64_t d, bool co
   std::vector<float> squashed(at(n)), running;
   for (std::int64_t t = 0; t < k.steps; ++t) {
     load_step(k, d, t, s);
-    add_recurrence(ctx, k, d, 0, 4, k.r_codes.empty() ? s.h.data() : still_running(k, t, s.h, running), s.z.data(),
+    add_recurrence(ctx, k, s, d, 0, 4, k.r_codes.empty() ? s.h.data() : still_running(k, t, s.h, running), s.z.data(),
                    width);
     for (std::int64_t row = 0; row < k.batch; ++row) {
       const std::int64_t where = position(k, d, t, row);
@@ -75,7 +75,7 @@ void gru_direction(const OpContext& ctx, const Cell& k, std::int64_t d, bool res
   std::vector<float> recurrent(at(k.batch * n)), gated(at(k.batch * n));  // the state's share of the candidate
   for (std::int64_t t = 0; t < k.steps; ++t) {
     load_step(k, d, t, s);
-    add_recurrence(ctx, k, d, 0, 2, s.h.data(), s.z.data(), width);
+    add_recurrence(ctx, k, s, d, 0, 2, s.h.data(), s.z.data(), width);
     for (std::int64_t row = 0; row < k.batch; ++row) {
       float* z = s.z.data() + row * width;
       k.clamp(z, 2 * n);
@@ -83,7 +83,7 @@ void gru_direction(const OpContext& ctx, const Cell& k, std::int64_t d, bool res
       for (std::int64_t j = 0; j < n; ++j) gated[at(row * n + j)] = z[n + j] * s.h[at(row * n + j)];
     }
     std::fill(recurrent.begin(), recurrent.end(), 0.0F);
-    add_recurrence(ctx, k, d, 2, 1, reset_last ? s.h.data() : gated.data(), recurrent.data(), n);
+    add_recurrence(ctx, k, s, d, 2, 1, reset_last ? s.h.data() : gated.data(), recurrent.data(), n);
     for (std::int64_t row = 0; row < k.batch; ++row) {
       const std::int64_t where = position(k, d, t, row);
       if (where < 0) continue;
@@ -105,7 +105,7 @@ void rnn_direction(const OpContext& ctx, const Cell& k, std::int64_t d, float* y
   const std::int64_t n = k.hidden;
   for (std::int64_t t = 0; t < k.steps; ++t) {
     load_step(k, d, t, s);
-    add_recurrence(ctx, k, d, 0, 1, s.h.data(), s.z.data(), n);
+    add_recurrence(ctx, k, s, d, 0, 1, s.h.data(), s.z.data(), n);
     for (std::int64_t row = 0; row < k.batch; ++row) {
       const std::int64_t where = position(k, d, t, row);
       if (where < 0) continue;

@@ -58,6 +58,10 @@ struct Walker {
   std::vector<float> projected;  // X W^T + Wb, for all steps [steps, batch, gates*hidden]
   std::vector<float> z;          // gates of one step [batch, gates*hidden]
   std::vector<float> h, c;       // state [batch, hidden]
+  // R of this direction as tiles take it: [hidden, gates*hidden]; empty where there are none, or too few columns.
+  std::vector<float> r;
+  std::vector<std::int32_t> r_rows;  // where the rows of r begin
+  std::vector<float> share;          // of the state in the gates
 };
 
 /// Walks direction d from its initial state.
@@ -70,7 +74,7 @@ std::int64_t position(const Cell&, std::int64_t d, std::int64_t t, std::int64_t 
 void load_step(const Cell&, std::int64_t d, std::int64_t t, Walker&);
 
 /// z[:, first gate ...] += h R^T + Rb for `count` gates from `first` on.
-void add_recurrence(const OpContext&, const Cell&, std::int64_t d, std::int64_t first, std::int64_t count,
+void add_recurrence(const OpContext&, const Cell&, Walker&, std::int64_t d, std::int64_t first, std::int64_t count,
                     const float* h, float* z, std::int64_t ld);
 
 /// The way back through time. Error(Code::input) for activations other than the default ones, peepholes, clip and

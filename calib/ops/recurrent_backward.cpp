@@ -71,14 +71,14 @@ void forward_step(const Job& j, std::int64_t d, std::int64_t t, Walker& s, Tape&
   const std::int64_t n = k.hidden, width = k.gates * n;
   load_step(k, d, t, s);
   std::vector<float> share(at(k.batch * n), 0.0F), gated(at(k.batch * n), 0.0F);
-  add_recurrence(j.ctx, k, d, 0, k.gates == 3 ? 2 : k.gates, s.h.data(), s.z.data(), width);
+  add_recurrence(j.ctx, k, s, d, 0, k.gates == 3 ? 2 : k.gates, s.h.data(), s.z.data(), width);
   if (k.gates == 3) {
     for (std::int64_t row = 0; row < k.batch; ++row) {
       float* z = s.z.data() + row * width;
       k.activation(d, 0)(z, 2 * n);
       for (std::int64_t i = 0; i < n; ++i) gated[at(row * n + i)] = z[n + i] * s.h[at(row * n + i)];
     }
-    add_recurrence(j.ctx, k, d, 2, 1, j.reset_last ? s.h.data() : gated.data(), share.data(), n);
+    add_recurrence(j.ctx, k, s, d, 2, 1, j.reset_last ? s.h.data() : gated.data(), share.data(), n);
   }
   for (std::int64_t row = 0; row < k.batch; ++row) {
     const std::int64_t where = position(k, d, t, row);

@@ -2,8 +2,10 @@
 #include "calib/ops/recurrent.h"
 
 #include <cmath>
+#include <limits>
 
 #include "calib/linalg.h"
+#include "calib/ops/conv_tile.h"
 #include "calib/ops/delegate.h"
 #include "calib/ops/vector_math.h"
 #include "formats/base/widest.h"
@@ -102,6 +104,50 @@ std::vector<Codes> codes_of(const OpContext& ctx, const Cell& k, std::size_t cod
                    z.empty() ? Tensor() : part_of(z, d, k.directions, {z.count() / k.directions})});
   }
   return out;
+}
+
+/// R of direction d, turned around for tiles: with several rows a library would lay the matrix out again in every step,
+/// and with a small matrix its calls would take longer than the product. One row of a large one it takes as it is.
+void lay_out_recurrence(const Cell& k, std::int64_t d, Walker& s) {
+  const ConvTiles& tiles = conv_tiles(widest_available());
+  const std::int64_t width = k.gates * k.hidden;
+  constexpr std::int64_t small = 1 << 14, most = std::numeric_limits<std::int32_t>::max();
+  if (tiles.compute == nullptr || k.hidden < tiles.lanes || k.steps < 2) return;
+  if (width * k.hidden > (k.batch == 1 ? small : most)) return;
+  s.r.resize(at(width * k.hidden));
+  const float* from = k.r.read<float>().data() + d * width * k.hidden;
+  constexpr std::int64_t block = 16;  // of lines that the caches hold together
+  for (std::int64_t j0 = 0; j0 < width; j0 += block) {
+    for (std::int64_t i = 0; i < k.hidden; ++i) {
+      for (std::int64_t j = j0; j < std::min(j0 + block, width); ++j) s.r[at(i * width + j)] = from[j * k.hidden + i];
+    }
+  }
+  for (std::int64_t i = 0; i < k.hidden; ++i) s.r_rows.push_back(static_cast<std::int32_t>(i * width));
+  s.share.resize(at(k.batch * width));
+}
+
+/// s.share[batch, columns] = h R'[:, first column ...].
+void multiply_recurrence(const Cell& k, Walker& s, std::int64_t first, std::int64_t columns, const float* h) {
+  const ConvTiles& tiles = conv_tiles(widest_available());
+  ConvTile t;
+  t.x = s.r.data() + first;
+  t.offsets = s.r_rows.data();
+  t.depth = t.kernel_row = k.hidden;
+  t.y_row = columns;
+  const std::int64_t vectors = (columns + tiles.lanes - 1) / tiles.lanes;
+  for (std::int64_t row = 0; row < k.batch; row += tiles.rows) {
+    const auto rows = static_cast<int>(std::min<std::int64_t>(tiles.rows, k.batch - row));
+    t.kernel = h + row * k.hidden;
+    t.y = s.share.data() + row * columns;
+    const std::int64_t most = tiles.most_vectors[rows - 1];
+    for (std::int64_t v = 0; v < vectors; v += most) {
+      const auto count = static_cast<int>(std::min(most, vectors - v));
+      for (int i = 0; i < count; ++i) {
+        t.x_at[i] = t.y_at[i] = std::min((v + i) * tiles.lanes, columns - tiles.lanes);  // the last one may overlap
+      }
+      tiles.compute(t, rows, count);
+    }
+  }
 }
 
 /// to[rows, width] += x W, with x [rows, in] quantized on the way.
@@ -205,6 +251,7 @@ Walker start(const OpContext& ctx, const Cell& k, std::int64_t d) {
     gemm(ctx.threads, false, true, rows, width, k.inputs, 1.0F, k.x.read<float>().data(), k.inputs,
          k.w.read<float>().data() + d * width * k.inputs, k.inputs, k.b ? 1.0F : 0.0F, s.projected.data(), width);
   }
+  if (k.r_codes.empty()) lay_out_recurrence(k, d, s);
   s.z.resize(at(k.batch * width));
   const std::int64_t state = k.batch * k.hidden;
   s.h.assign(at(state), 0.0F);
@@ -229,8 +276,8 @@ void load_step(const Cell& k, std::int64_t d, std::int64_t t, Walker& s) {
   }
 }
 
-void add_recurrence(const OpContext& ctx, const Cell& k, std::int64_t d, std::int64_t first, std::int64_t count,
-                    const float* h, float* z, std::int64_t ld) {
+void add_recurrence(const OpContext& ctx, const Cell& k, Walker& s, std::int64_t d, std::int64_t first,
+                    std::int64_t count, const float* h, float* z, std::int64_t ld) {
   const std::int64_t width = k.gates * k.hidden;
   if (const float* bias = k.bias(d)) {
     const float* from = bias + width + first * k.hidden;
@@ -239,6 +286,14 @@ void add_recurrence(const OpContext& ctx, const Cell& k, std::int64_t d, std::in
     }
   }
   if (!k.r_codes.empty()) return add_quantized(ctx, k.r_codes[at(d)], h, k.batch, k.hidden, z);  // all gates at once
+  if (!s.r.empty()) {
+    const std::int64_t columns = count * k.hidden;
+    multiply_recurrence(k, s, first * k.hidden, columns, h);
+    for (std::int64_t row = 0; row < k.batch; ++row) {
+      for (std::int64_t j = 0; j < columns; ++j) z[row * ld + j] += s.share[at(row * columns + j)];
+    }
+    return;
+  }
   gemm(ctx.threads, false, true, k.batch, count * k.hidden, k.hidden, 1.0F, h, k.hidden,
        k.r.read<float>().data() + (d * width + first * k.hidden) * k.hidden, k.hidden, 1.0F, z, ld);
 }

@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "calib/ops/support.h"
+#include "formats/base/widest.h"
 
 namespace qtool::op {
 
@@ -18,7 +19,7 @@ using wide = std::conditional_t<std::is_floating_point_v<T>, double,
 
 /// Sum of f(x[i]) in eight accumulators, so that additions need not wait for each other; always in the same order.
 template <class T, class F>
-wide<T> row_sum(const T* x, std::int64_t n, F&& f) {
+QTOOL_INLINE inline wide<T> row_sum(const T* x, std::int64_t n, F&& f) {
   using W = wide<T>;
   // Signed integers are summed unsigned: overflow wraps instead of being undefined.
   using S = std::conditional_t<std::is_integral_v<T>, std::uint64_t, double>;
@@ -32,8 +33,8 @@ wide<T> row_sum(const T* x, std::int64_t n, F&& f) {
   return static_cast<W>(((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7])));
 }
 template <class T>
-wide<T> row_sum(const T* x, std::int64_t n) {
-  return row_sum(x, n, [](wide<T> v) { return v; });
+QTOOL_INLINE inline wide<T> row_sum(const T* x, std::int64_t n) {
+  return row_sum(x, n, [](wide<T> v) QTOOL_INLINE { return v; });
 }
 
 /// Calls f(row) for each of `rows` rows of about `length` elements of work, in parallel.

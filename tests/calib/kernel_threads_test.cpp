@@ -133,6 +133,45 @@ TEST_CASE("products, transposed convolutions and recurrences: same bytes on any 
   }
 }
 
+TEST_CASE("a sequence of a recurrent operator is its steps, one run each") {
+  struct Kind {
+    const char* op;
+    std::int64_t gates;
+  };
+  constexpr std::int64_t steps = 6, inputs = 5, hidden = 20;
+  for (const Kind& kind : {Kind{"LSTM", 4}, Kind{"GRU", 3}, Kind{"RNN", 1}}) {
+    for (const std::int64_t batch : {1, 3, 11}) {
+      CAPTURE(kind.op);
+      CAPTURE(batch);
+      const Tensor x = random_tensor({steps, batch, inputs}, "x"), b = random_tensor({1, 2 * kind.gates * hidden}, "b");
+      const Tensor w = random_tensor({1, kind.gates * hidden, inputs}, "w");
+      const Tensor r = random_tensor({1, kind.gates * hidden, hidden}, "r");
+      Attrs attrs;
+      attrs.set("hidden_size", hidden);
+      const std::size_t states = kind.gates == 4 ? 2 : 1;
+      const std::vector<Tensor> whole = run_node(kind.op, {x, w, r, b}, attrs, 1 + states, 1);
+      std::vector<Tensor> state(states, Tensor(DType::f32, {1, batch, hidden}));
+      double worst = 0;
+      for (std::int64_t t = 0; t < steps; ++t) {
+        Tensor one(DType::f32, {1, batch, inputs});
+        std::copy_n(x.read<float>().data() + t * batch * inputs, batch * inputs, one.write<float>().data());
+        Tensor length(DType::i32, {batch});
+        for (std::int32_t& n : length.write<std::int32_t>()) n = 1;
+        std::vector<Tensor> operands{one, w, r, b, length};
+        operands.insert(operands.end(), state.begin(), state.end());
+        const std::vector<Tensor> step = run_node(kind.op, operands, attrs, 1 + states, 1);
+        state.assign(step.begin() + 1, step.end());
+        for (std::int64_t i = 0; i < batch * hidden; ++i) {
+          const auto at = static_cast<std::size_t>(i), there = static_cast<std::size_t>(t * batch * hidden + i);
+          const double apart = static_cast<double>(step[0].read<float>()[at]) - whole[0].read<float>()[there];
+          worst = std::max(worst, std::abs(apart));
+        }
+      }
+      CHECK(worst < 1e-6);
+    }
+  }
+}
+
 TEST_CASE("pools and resizes: same bytes on any number of threads") {
   const Tensor x = random_tensor({2, 24, 40, 40}, "x");
   Attrs pool;
