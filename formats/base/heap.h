@@ -15,6 +15,7 @@ inline void keep_freed_memory() {
 #if defined(__GLIBC__)
   mallopt(M_MMAP_MAX, 0);  // a block with a mapping of its own would be fetched anew each time
   mallopt(M_TRIM_THRESHOLD, 1 << 30);
+  mallopt(M_ARENA_MAX, 1);  // what one thread freed serves the next one; heaps of threads go back once they are empty
 #endif
 }
 
