@@ -37,14 +37,6 @@ void Wish::options(Options& o) {
 
 Plan::Plan(Graph& g, PassContext& c, const Wish& wish, const std::set<NodeId>& too_slow)
     : graph(g), ctx(c), links(g), wishes_(g.node_slots(), wish), decided_(g.node_slots()), types_(g.value_slots()) {
-  for (const Rule& rule : ctx.rules) {
-    Wish probe = wish;  // binds once more than needed, so that a rule without nodes is still checked
-    const auto declare = [&probe](Options& o) {
-      o("keep", probe.keep, "leave these nodes alone", {"float"});
-      probe.options(o);
-    };
-    bind_knobs(rule.wishes, declare, "rule");
-  }
   std::vector<bool> matched(g.node_slots());
   for (const Rule& rule : ctx.rules) {
     for (const NodeId n : select(graph, rule.where)) {
@@ -54,7 +46,7 @@ Plan::Plan(Graph& g, PassContext& c, const Wish& wish, const std::set<NodeId>& t
       bind_knobs(
           rule.wishes,
           [&own](Options& o) {
-            o("keep", own.keep, "leave these nodes alone", {"float"});
+            declare_keep(o, own.keep);
             own.options(o);
           },
           "rule");

@@ -38,6 +38,8 @@ void check_stop(const std::stop_token& stop) {
 
 void PassContext::check_stop() const { qtool::check_stop(stop); }
 
+void declare_keep(Options& o, std::string& keep) { o("keep", keep, "leave these nodes alone", {"float"}); }
+
 const PassDef* find_pass(std::string_view name) {
   const auto found = std::find_if(table.begin(), table.end(), [&](const PassDef* def) { return def->name == name; });
   return found == table.end() ? nullptr : *found;

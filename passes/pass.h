@@ -9,6 +9,7 @@
 #include <optional>
 #include <span>
 #include <stop_token>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -65,6 +66,9 @@ struct PassDef {
   bool needs_data = false;     // without calibration data run() throws: asked before any work is done
   bool follows_rules = false;  // reads the recipe's rules; without such a step they would say nothing
 };
+
+/// What a rule may say beside the knobs of the pass that follows it.
+void declare_keep(Options&, std::string& keep);
 
 template <class T>
 std::unique_ptr<Pass> make_pass() {

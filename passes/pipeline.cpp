@@ -74,6 +74,17 @@ void hold_to(const BoundStep& step, const Graph& before, const Graph& after, con
   if (!difference.empty()) broken_promise(step, difference);
 }
 
+/// Wishes are bound again to each node that the rule selects; here a mistake costs no time.
+void check_wishes(const Rule& rule, const PassDef& follower) {
+  const std::unique_ptr<Pass> unused = follower.make();
+  std::string keep;
+  const auto declare = [&](Options& o) {
+    declare_keep(o, keep);
+    unused->options(o);
+  };
+  bind_knobs(rule.wishes, declare, "rule");
+}
+
 }  // namespace
 
 std::vector<BoundStep> bind_steps(const Recipe& recipe) {
@@ -97,6 +108,10 @@ std::vector<BoundStep> bind_steps(const Recipe& recipe) {
   if (!recipe.rules.empty() && std::none_of(bound.begin(), bound.end(), follows)) {
     throw Error(Code::usage, recipe.rules.front().place.text() + ": no step of the recipe follows its rules",
                 "add assign_formats to the steps, or leave the rules out");
+  }
+  for (const BoundStep& b : bound) {
+    if (!follows(b)) continue;
+    for (const Rule& rule : recipe.rules) check_wishes(rule, *b.def);
   }
   return bound;
 }

@@ -181,6 +181,15 @@ TEST_CASE("pipeline: an error inside a pass carries place and pass, and keeps it
   }
 }
 
+TEST_CASE("pipeline: wishes of rules are checked before there is a model") {
+  const std::string head = "version: 1\nsteps: [assign_formats]\nrules:\n  - where: {op: Conv}\n    ";
+  CHECK_NOTHROW(bind_steps(parse_recipe(head + "keep: float\n    weights: int4\n", "r.yaml")));
+  const auto bound = [&](const char* wish) { bind_steps(parse_recipe(head + wish, "r.yaml")); };
+  CHECK(message_of(Code::usage, [&] { bound("kep: float\n"); }) ==
+        "r.yaml:5:5: unknown key \"kep\" in rule; did you mean \"keep\"?");
+  CHECK(contains(message_of(Code::usage, [&] { bound("keep: int8\n"); }), "must be one of float"));
+}
+
 TEST_CASE("pipeline: a stop is heard between steps") {
   const PassDef def{"fake", "", "", Effect::lossy, 1, nullptr};
   Journal journal;
