@@ -37,14 +37,30 @@ struct Plan {
   fs::path output;
 };
 
+/// The recipe's own emit options, where --set gives no others. For another target than the recipe was written for,
+/// those that it does not have mean nothing.
+void add_emit(Plan& plan, const Settings& own, bool same_target) {
+  const Json known = describe_knobs([&](Options& o) { plan.emitter->options(o); });
+  const auto in = [](const auto& list, const auto& matches) { return std::any_of(list.begin(), list.end(), matches); };
+  for (const NamedSetting& option : own) {
+    const bool set = in(plan.recipe.emit, [&](const NamedSetting& other) { return other.name == option.name; });
+    const bool has =
+        in(known.as_array(), [&](const Json& knob) { return knob.find("name")->as_string() == option.name; });
+    if (!set && (same_target || has)) plan.recipe.emit.push_back(option);
+  }
+}
+
 /// The part of a plan that follows from the recipe alone.
 Plan plan_of(const std::string& recipe, const std::vector<std::string>& set, const std::string& target) {
   Plan plan;
   plan.recipe = load_recipe(recipe);
+  const std::string own_target = plan.recipe.target;
+  const Settings own_emit = std::exchange(plan.recipe.emit, {});
   for (const std::string& assignment : set) set_knob(plan.recipe, assignment);
   if (!target.empty()) plan.recipe.target = target;
   plan.backend = &backend_named(plan.recipe.target);
   plan.emitter = plan.backend->make();
+  add_emit(plan, own_emit, plan.recipe.target == own_target);
   bind_knobs(
       plan.recipe.emit, [&](Options& o) { plan.emitter->options(o); }, "\"emit\"");
   plan.steps = bind_steps(plan.recipe);

@@ -224,6 +224,8 @@ TEST_CASE("recipes with mistakes") {
   refuses("version: 1\ntarget: ort-gpu\nsteps: [assign_formats]\n", {"unknown target \"ort-gpu\"", "\"ort-cpu\""});
   refuses("version: 1\ntarget: ort-cuda\nsteps:\n  - assign_formats: {method: static}\n",
           {"method static is not for ort-cuda", "fuses no int8 kernels", "use method weights"});
+  bench.refuses(m, 2, {"method static is not for ort-cuda"}, {"--target", "ort-cuda"},
+                bench.recipe(head + "  - assign_formats: {method: static}\nemit: {form: qdq}\n"));
   refuses("version: 1\nsteps: [assign_formats]\n", {"names no target"});
   refuses(head + "  - assign_formats\nrules:\n  - where: {name: prodct}\n    keep: float\n",
           {"r.yaml:6:12", "no node named \"prodct\"", "did you mean \"product\"?"});
