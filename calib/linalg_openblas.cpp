@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <cstdlib>
 #include <optional>
 #include <string>
@@ -19,13 +20,17 @@ namespace {
 constexpr const char* core_variable = "OPENBLAS_CORETYPE";
 constexpr const char* threads_variable = "OPENBLAS_NUM_THREADS";
 
-/// Sets an environment variable for the time of dlopen, which is when OpenBLAS reads it, and puts back what was there:
-/// child processes must see the user's environment, not ours.
+/// Sets an environment variable (null: takes it away) for the time of dlopen, which is when OpenBLAS reads it, and puts
+/// back what was there: child processes must see the user's environment, not ours.
 class ScopedVariable {
  public:
   ScopedVariable(const char* name, const char* value) : name_(name) {
     if (const char* before = std::getenv(name)) before_ = before;
-    setenv(name, value, 1);
+    if (value != nullptr) {
+      setenv(name, value, 1);
+    } else {
+      unsetenv(name);
+    }
   }
   ~ScopedVariable() {
     if (before_) {
@@ -51,17 +56,32 @@ const char* fitting_core() {
   return nullptr;
 }
 
+/// Names of cores as OpenBLAS compares them.
+bool is_core(std::string_view a, std::string_view b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(),
+                    [](unsigned char x, unsigned char y) { return std::tolower(x) == std::tolower(y); });
+}
+
 std::string_view vectors_of_core(std::string_view core) {
   for (const std::string_view wide : {"SkylakeX", "Cooperlake", "SapphireRapids"}) {
-    if (core == wide) return "avx512";
+    if (is_core(core, wide)) return "avx512";
   }
   for (const std::string_view middle : {"Haswell", "Zen", "Excavator"}) {
-    if (core == middle) return "avx2";
+    if (is_core(core, middle)) return "avx2";
+  }
+  for (const std::string_view early : {"Sandybridge", "Bulldozer", "Piledriver", "Steamroller"}) {
+    if (is_core(core, early)) return "avx";
   }
   return "sse";
 }
 
 int rank_of(std::string_view vectors) { return vectors == "avx512" ? 2 : vectors == "avx2" ? 1 : 0; }
+
+/// OpenBLAS takes any core that it is told, and dies of its instructions where the processor lacks them.
+bool runs_here(std::string_view core) {
+  const std::string_view vectors = vectors_of_core(core);
+  return vectors == "avx" ? processor().avx : rank_of(vectors) <= rank_of(widest_vectors());
+}
 
 template <class F>
 bool find(void* handle, const char* name, F& slot) {
@@ -86,7 +106,7 @@ Library open_library() {
   }
   const bool was_loaded = handle != nullptr;
   const char* asked = std::getenv(core_variable);
-  const bool users_choice = asked != nullptr && *asked != '\0';
+  const bool users_wish = asked != nullptr && *asked != '\0', users_choice = users_wish && runs_here(asked);
   const char* fitting = fitting_core();
   const auto open = [&] {
     for (const char* name : names) {
@@ -95,7 +115,7 @@ Library open_library() {
   };
   if (!was_loaded) {
     const ScopedVariable one_thread(threads_variable, "1");  // or it starts a pool of its own while loading
-    if (users_choice || fitting == nullptr) {
+    if (users_choice || (!users_wish && fitting == nullptr)) {
       open();
     } else {
       const ScopedVariable core(core_variable, fitting);
@@ -124,6 +144,8 @@ Library open_library() {
     lib.info.chosen_by = "OpenBLAS";
   } else if (users_choice) {
     lib.info.chosen_by = std::string("environment (") + core_variable + ")";
+  } else if (users_wish) {
+    lib.info.chosen_by = std::string("qtool, as this processor cannot run ") + core_variable + "=" + asked;
   } else {
     lib.info.chosen_by = fitting != nullptr && lib.info.core == fitting ? "qtool" : "OpenBLAS";
   }

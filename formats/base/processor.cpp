@@ -25,6 +25,7 @@ bool may_use_tiles() {
 Processor examine() {
   __builtin_cpu_init();
   Processor p;
+  p.avx = __builtin_cpu_supports("avx") != 0;
   p.avx2 = __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0;
   p.avx512 = p.avx2 && __builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512bw") != 0 &&
              __builtin_cpu_supports("avx512dq") != 0 && __builtin_cpu_supports("avx512vl") != 0;

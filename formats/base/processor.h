@@ -5,6 +5,7 @@
 namespace qtool {
 
 struct Processor {
+  bool avx = false;
   bool avx2 = false;         // with fused multiply-add
   bool avx512 = false;       // F, BW, DQ and VL, on top of avx2
   bool avx512_vnni = false;  // on top of avx512
