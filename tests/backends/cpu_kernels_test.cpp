@@ -3,13 +3,16 @@
 // equal bytes for random shapes, types, transposes, zero points and numbers of threads.
 #include <doctest/doctest.h>
 
+#include <array>
 #include <iostream>
+#include <optional>
 #include <random>
 #include <vector>
 
 #include "backends/cpu/cpu.h"
 #include "backends/cpu/kernel.h"
 #include "formats/base/threads.h"
+#include "tests/backends/emulated_tiles.h"
 
 namespace qtool {
 namespace {
@@ -151,6 +154,23 @@ TEST_CASE("integer kernels agree where products are cut into tiles") {
     expect_equal_bytes(problems.make(m, n, k, Values::extreme), kernels);
   }
 }
+
+#if defined(__x86_64__)
+TEST_CASE("the kernel on tiles gives the same bytes, its instructions emulated where they are missing") {
+  if (!processor().avx512) {
+    std::cout << "SKIPPED: emulated tiles: this processor has no AVX-512\n";
+    return;
+  }
+  std::optional<test::EmulatedTiles> emulated;
+  if (!processor().amx_int8) emulated.emplace();
+  Problems problems(20260103);
+  for (int i = 0; i < 60; ++i) {
+    const std::int64_t m = problems.between(1, 100), n = problems.between(1, 70), k = problems.between(1, 300);
+    expect_equal_bytes(problems.make(m, n, k, Values::extreme), {&kernel::amx});
+  }
+  expect_equal_bytes(problems.make(97, 150, 1100, Values::extreme), {&kernel::amx});
+}
+#endif
 
 TEST_CASE("sums beyond 32 bits wrap around in every kernel") {
   Problem p{};
