@@ -266,7 +266,7 @@ JobResult run_job(const JobRequest& request, Journal& journal) {
   Graph lowered = plan.emitter->lower(graph, target, journal);
   verify(lowered);
   sign(lowered, request, plan, calib.get(), threads);
-  write_onnx(lowered, staging.file());
+  write_onnx(lowered, staging.file(), {.sync = Sync::later});
   verify_written(staging.file(), target);
   check_stop(request.stop);
 

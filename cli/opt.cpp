@@ -50,7 +50,7 @@ class Opt final : public Command {
           "writes decisions, -o - prints them");
     }
     Staging staging(output_);
-    write_onnx(graph, staging.file());
+    write_onnx(graph, staging.file(), {.sync = Sync::later});
     staging.publish(no_clobber_);
   }
 

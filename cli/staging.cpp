@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "formats/base/error.h"
+#include "formats/base/file.h"
 #include "formats/file/reader.h"
 
 namespace qtool {
@@ -87,6 +88,8 @@ void Staging::publish(bool no_clobber) {
   for (const auto& entry : fs::directory_iterator(folder_)) {
     if (entry.path() != file()) others.push_back(entry.path());
   }
+  for (const fs::path& other : others) sync_to_disk(other);
+  sync_to_disk(file());
   // Weights before the model that names them, under names that the old model does not use unless they are the same.
   for (const fs::path& other : others) {
     move_into_place(other, folder / other.filename(), false);

@@ -18,7 +18,8 @@ class Staging {
   ~Staging();
   Staging(const Staging&) = delete;
   Staging& operator=(const Staging&) = delete;
-  /// Where to write: the output's name inside the folder, so that names of data files are final.
+  /// Where to write: the output's name inside the folder, so that names of data files are final. Files may be written
+  /// with Sync::later: publish() waits for the disk.
   std::filesystem::path file() const { return folder_ / output_.filename(); }
   /// Bytes of all staged files.
   std::uintmax_t bytes() const;

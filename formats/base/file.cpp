@@ -108,17 +108,31 @@ const std::filesystem::path& OutputFile::flush() {
   return partial_;
 }
 
-void OutputFile::publish() {
-  flush();
+void OutputFile::publish(Sync sync) {
+  if (sync == Sync::now) {
+    flush();
+  } else {
+    static_cast<void>(::sync_file_range(fd_, 0, 0, SYNC_FILE_RANGE_WRITE));
+  }
   if (::close(std::exchange(fd_, -1)) != 0) fail(output_code(), "cannot write", target_, "");
   if (::rename(partial_.c_str(), target_.c_str()) != 0) fail(output_code(), "cannot write", target_, "");
   partial_.clear();
+  if (sync == Sync::later) return;
   const std::filesystem::path folder = target_.has_parent_path() ? target_.parent_path() : ".";
   const int dir = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (dir >= 0) {  // the rename itself must survive a power cut
     ::fsync(dir);
     ::close(dir);
   }
+}
+
+void sync_to_disk(const std::filesystem::path& path) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) fail(output_code(), "cannot write", path, "");
+  const int error = ::fsync(fd) == 0 || errno == EINVAL ? 0 : errno;
+  ::close(fd);
+  errno = error;
+  if (error != 0) fail(output_code(), "cannot write", path, "");
 }
 
 }  // namespace qtool

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <span>
@@ -31,6 +32,12 @@ class MappedFile {
 /// The whole file as text. For small files (recipes, JSON): at most 64 MiB.
 std::string read_text(const std::filesystem::path&);
 
+/// When bytes must have reached the disk: before their file appears, or when the caller says sync_to_disk().
+enum class Sync : std::uint8_t { now, later };
+
+/// Waits until the bytes of a file would survive a power cut. Error(Code::no_fit or Code::usage) when they do not.
+void sync_to_disk(const std::filesystem::path&);
+
 /// A file that appears at its path only on publish(). Without publish the partial file is removed.
 class OutputFile {
  public:
@@ -46,8 +53,8 @@ class OutputFile {
   const std::filesystem::path& flush();
   /// Another name in the same folder, where it follows from what was written.
   void rename_target(std::string_view file_name) { target_.replace_filename(file_name); }
-  /// Flushes to the disk, then renames over the target.
-  void publish();
+  /// Flushes to the disk, then renames over the target. Sync::later: the disk is told to begin, nobody waits for it.
+  void publish(Sync sync = Sync::now);
 
  private:
   std::filesystem::path target_, partial_;

@@ -377,7 +377,7 @@ void write_onnx(const Graph& graph, const std::filesystem::path& path, const Onn
     onnx_file::Writer(onnx_file::beside(kept)).put_model(graph, model);
     OutputFile file(path);
     onnx_file::write(model, kept, file);
-    file.publish();
+    file.publish(options.sync);
     return;
   }
   constexpr std::size_t page = 4096;
@@ -415,8 +415,8 @@ void write_onnx(const Graph& graph, const std::filesystem::path& path, const Onn
   data.rename_target(name);
   OutputFile file(path);
   onnx_file::write(model, {}, file);
-  data.publish();
-  file.publish();
+  data.publish(options.sync);
+  file.publish(options.sync);
 }
 
 bool is_data_file_of(const std::filesystem::path& model, const std::filesystem::path& file) {

@@ -11,6 +11,7 @@
 #include <string>
 #include <string_view>
 
+#include "formats/base/file.h"
 #include "formats/ir/graph.h"
 
 namespace qtool {
@@ -38,6 +39,7 @@ std::string_view opaque_bytes(const Attr&);
 struct OnnxWriteOptions {
   /// Initializers go to a data file when the model would pass this many bytes (protobuf ends at 2 GiB).
   std::uint64_t external_above = std::uint64_t{1} << 31;
+  Sync sync = Sync::now;
 };
 
 /// Serializes `graph` as a ModelProto: an untouched graph gives back the message it was read from; only what a
