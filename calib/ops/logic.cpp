@@ -160,12 +160,16 @@ void choose(const OpContext& ctx, const Shape& shape, const E* x, const E* y, E*
     E* const to = out + at;
     if (steps[0] == 1 && steps[1] <= 1 && steps[2] <= 1) {  // neighbours or one for all
       with_widest_vectors([=, &steps]() QTOOL_INLINE {
-        // Both are read before one is chosen: loads under a condition would keep the loop from using vectors.
+        // Bits are masked: a condition would become a jump, and keep the loop from using vectors.
         const auto select = [=](auto x_at, auto y_at) QTOOL_INLINE {
           QTOOL_INDEPENDENT
           for (std::int64_t i = 0; i < n; ++i) {
-            const E one = x_at(i), other = y_at(i);
-            to[i] = from_c[i] ? one : other;
+            if constexpr (std::is_unsigned_v<E>) {
+              const E one = x_at(i), other = y_at(i), mask = static_cast<E>(0 - static_cast<E>(from_c[i]));
+              to[i] = static_cast<E>((one & mask) | (other & static_cast<E>(~mask)));
+            } else {
+              to[i] = from_c[i] ? x_at(i) : y_at(i);
+            }
           }
         };
         const auto many_x = [=](std::int64_t i) QTOOL_INLINE { return from_x[i]; };
