@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "backends/backend.h"
 #include "backends/cpu/cpu.h"
@@ -112,21 +113,32 @@ class Head final : public Dataset {
   std::int64_t batches_;
 };
 
-/// Shapes where none are declared: what a conversion between operator sets does can depend on them. The file gets
-/// declarations only where the input had them.
-void know_shapes(Graph& graph) {
-  Graph typed = graph;
-  infer_types(typed);
+/// What `change` makes of the graph, with shapes where none are declared: how operators are rewritten can depend on
+/// them. Declarations are afterwards what they were, so that the file gets none that the input did not have.
+template <class F>
+Graph with_known_shapes(const Graph& graph, const F& change) {
+  Graph inferred = graph, typed = graph;
+  infer_types(inferred);
+  std::vector<ValueId> open;
   for (const ValueId v : graph.values()) {
-    if (!graph[v].type.known_rank) graph[v].type = typed[v].type;
+    if (graph[v].type.known_rank || !inferred[v].type.known_rank) continue;
+    typed[v].type = inferred[v].type;
+    open.push_back(v);
   }
+  Graph result = change(typed);
+  for (const ValueId v : open) {
+    if (result.alive(v) && result[v].type.shape == typed[v].type.shape) result[v].type = graph[v].type;
+  }
+  return result;
 }
 
 /// The graph at an opset and IR version that the target loads.
 void fit_versions(Graph& graph, const Target& target) {
   if (target.max_opset > 0 && graph.opset() > target.max_opset) {
-    know_shapes(graph);
-    convert_opset(graph, target.max_opset);
+    graph = with_known_shapes(graph, [&](Graph typed) {
+      convert_opset(typed, target.max_opset);
+      return typed;
+    });
   }
   if (target.max_ir > 0 && graph.model->ir_version > target.max_ir) {
     ModelInfo info = *graph.model;
@@ -262,8 +274,8 @@ JobResult run_job(const JobRequest& request, Journal& journal) {
   check_stop(request.stop);
 
   journal.progress({"write", 0, 0});
-  know_shapes(graph);
-  Graph lowered = plan.emitter->lower(graph, target, journal);
+  Graph lowered =
+      with_known_shapes(graph, [&](const Graph& typed) { return plan.emitter->lower(typed, target, journal); });
   verify(lowered);
   sign(lowered, request, plan, calib.get(), threads);
   write_onnx(lowered, staging.file(), {.sync = Sync::later});

@@ -161,6 +161,23 @@ def check_tensorrt_form(suite):
         compare(folder, source, written, feeds, 16, {"MatMulNBits": 20}, set())
 
 
+def check_declarations(suite):
+    """What is found out about shapes on the way is not written into declarations that had none."""
+    with suite.case("declared values keep what they declare") as folder:
+        rng, make = np.random.default_rng(5), onnx.helper
+        weights = [numpy_helper.from_array(rng.standard_normal((64, 64)).astype(np.float32), n) for n in ("u", "v")]
+        nodes = [make.make_node("MatMul", ["x", "u"], ["h"]), make.make_node("Relu", ["h"], ["r"]), make.make_node("MatMul", ["r", "v"], ["y"])]
+        ends = [make.make_tensor_value_info(n, 1, ["batch", 64]) for n in ("x", "y")]
+        declared = [make.make_tensor_value_info("h", 1, None), make.make_tensor_value_info("r", 1, ["batch", 64])]
+        graph = make.make_graph(nodes, "g", ends[:1], ends[1:], weights, value_info=declared)
+        source, written = folder / "m.onnx", folder / "q.onnx"
+        onnx.save(make.make_model(graph, opset_imports=[make.make_opsetid("", 13)], ir_version=8), source)
+        call("quantize", source, "--recipe", "int8_weights", "-o", written, "--quiet")
+        kept = onnx.load(written)
+        expect(kept.opset_import[0].version == 17, "the operator set was not raised, so nothing is shown")
+        expect(list(kept.graph.value_info) == declared, f"declared: {list(kept.graph.value_info)}")
+
+
 def skipped_without_models(suite, title):
     import datasets
     if (datasets.DATA / "models").exists():
