@@ -289,7 +289,7 @@ JobResult run_job(const JobRequest& request, Journal& journal) {
   result.output_bytes = staging.bytes();
   if (eval || calib) {
     // Held-out data count whole; the sanity floor on calibration data is met or missed on a few samples.
-    constexpr std::int64_t sanity_samples = 8;
+    constexpr std::int64_t sanity_samples = 4;
     const std::shared_ptr<const Dataset>& all = eval ? eval : calib;
     const Head data(all, eval ? all->samples() : sanity_samples);
     result.comparison = compare_written(original, staging.file(), data, threads, request.stop, journal);
