@@ -181,7 +181,7 @@ std::shared_ptr<const Dataset> open_if_named(const Graph& graph, const DataOptio
 std::vector<std::pair<std::string, double>> rank_layers(const Graph& graph, std::shared_ptr<const Dataset> all,
                                                         const Graph& original, Threads& threads,
                                                         const std::stop_token& stop, Journal& journal) {
-  constexpr std::int64_t most_samples = 4;
+  constexpr std::int64_t most_samples = 2;
   const Head data(std::move(all), most_samples);
   return compare(graph, graph, Reading::quantized, data, original, threads, true,
                  [&](std::int64_t done, std::int64_t total) {
