@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The operator set that a graph's decisions need.
+// The operator set that a graph's decisions need, and the rules applied to the graph at that set.
 #include <algorithm>
 
 #include "backends/onnx/rules.h"
@@ -33,9 +33,14 @@ std::int64_t opset_for(const Graph& graph, std::int64_t groups) {
 
 }  // namespace
 
-void raise_opset(Graph& graph, const Target& target, std::int64_t groups) {
+Graph lowered(const Graph& decided, const Target& target, Journal& journal, std::int64_t groups,
+              const std::function<void(Lowering&)>& rules) {
+  Graph graph = decided;
   const std::int64_t wanted = std::min(std::max(graph.opset(), opset_for(graph, groups)), target.max_opset);
   if (graph.opset() != wanted) convert_opset(graph, wanted);
+  Lowering lowering(std::move(graph), target, journal);
+  rules(lowering);
+  return lowering.finish();
 }
 
 }  // namespace qtool::onnx_form

@@ -3,6 +3,8 @@
 // nodes whose decisions it understands and leaves the rest alone.
 #pragma once
 
+#include <functional>
+
 #include "backends/onnx/lowering.h"
 #include "formats/target.h"
 
@@ -13,9 +15,10 @@ constexpr std::int64_t contrib_opset = 17;
 /// QuantizeLinear and DequantizeLinear with 4-bit and 16-bit codes, and with blocks.
 constexpr std::int64_t blocked_opset = 21;
 
-/// Raises the operator set where a decision needs a newer one, as far as `target` goes. `groups`: what weights in
-/// groups need, contrib_opset or blocked_opset.
-void raise_opset(Graph&, const Target& target, std::int64_t groups);
+/// The graph as `rules` write it, after its operator set was raised where a decision needs a newer one, as far as
+/// `target` goes. `groups`: what weights in groups need, contrib_opset or blocked_opset.
+Graph lowered(const Graph& decided, const Target& target, Journal& journal, std::int64_t groups,
+              const std::function<void(Lowering&)>& rules);
 
 /// A product with constant weight at position 1 and activations at 0.
 Ability product_row(std::string_view op, std::string_view note, std::vector<std::string_view> activations,

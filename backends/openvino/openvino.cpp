@@ -86,12 +86,10 @@ class OpenvinoEmitter final : public Emitter {
   void options(Options& o) override { o("form", form_, "pairs, which OpenVINO fuses", {"qdq"}); }
 
   Graph lower(const Graph& decided, const Target& target, Journal& journal) override {
-    Graph graph = decided;
-    onnx_form::raise_opset(graph, target, onnx_form::contrib_opset);
-    onnx_form::Lowering lowering(std::move(graph), target, journal);
-    onnx_form::lower_matmul_nbits(lowering);
-    onnx_form::lower_static(lowering, /*only_standard=*/true);
-    return lowering.finish();
+    return onnx_form::lowered(decided, target, journal, onnx_form::contrib_opset, [](onnx_form::Lowering& l) {
+      onnx_form::lower_matmul_nbits(l);
+      onnx_form::lower_static(l, /*only_standard=*/true);
+    });
   }
 };
 

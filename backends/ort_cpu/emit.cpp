@@ -18,14 +18,12 @@ class OrtCpuEmitter final : public Emitter {
   }
 
   Graph lower(const Graph& decided, const Target& target, Journal& journal) override {
-    Graph graph = decided;
-    onnx_form::raise_opset(graph, target, onnx_form::contrib_opset);
-    onnx_form::Lowering lowering(std::move(graph), target, journal);
-    onnx_form::lower_matmul_nbits(lowering);
-    ort_cpu::lower_dynamic(lowering);
-    onnx_form::lower_static(lowering, only_standard_ && form_ == "qdq");
-    if (form_ == "qoperator") ort_cpu::fuse_pairs(lowering);
-    return lowering.finish();
+    return onnx_form::lowered(decided, target, journal, onnx_form::contrib_opset, [&](onnx_form::Lowering& l) {
+      onnx_form::lower_matmul_nbits(l);
+      ort_cpu::lower_dynamic(l);
+      onnx_form::lower_static(l, only_standard_ && form_ == "qdq");
+      if (form_ == "qoperator") ort_cpu::fuse_pairs(l);
+    });
   }
 };
 

@@ -25,11 +25,7 @@ Target ort_cuda_target() {
 class OrtCudaEmitter final : public Emitter {
  public:
   Graph lower(const Graph& decided, const Target& target, Journal& journal) override {
-    Graph graph = decided;
-    onnx_form::raise_opset(graph, target, onnx_form::contrib_opset);
-    onnx_form::Lowering lowering(std::move(graph), target, journal);
-    onnx_form::lower_matmul_nbits(lowering);
-    return lowering.finish();
+    return onnx_form::lowered(decided, target, journal, onnx_form::contrib_opset, onnx_form::lower_matmul_nbits);
   }
 };
 

@@ -80,12 +80,10 @@ class TensorrtEmitter final : public Emitter {
   void options(Options& o) override { o("form", form_, "pairs: explicit quantization", {"qdq"}); }
 
   Graph lower(const Graph& decided, const Target& target, Journal& journal) override {
-    Graph graph = decided;
-    onnx_form::raise_opset(graph, target, onnx_form::blocked_opset);
-    onnx_form::Lowering lowering(std::move(graph), target, journal);
-    onnx_form::lower_blocks(lowering);
-    onnx_form::lower_static(lowering, /*only_standard=*/true);
-    return lowering.finish();
+    return onnx_form::lowered(decided, target, journal, onnx_form::blocked_opset, [](onnx_form::Lowering& l) {
+      onnx_form::lower_blocks(l);
+      onnx_form::lower_static(l, /*only_standard=*/true);
+    });
   }
 };
 

@@ -110,21 +110,27 @@ def check_reference_reading(suite):
 
 def check_cuda_form(suite):
     """Files for the CUDA provider use operators that the CPU provider has too: they load and mean the same there."""
-    with suite.case("digits_transformer, int4_weights for ort-cuda, run on the CPU") as folder:
-        source, data = SAMPLES / "models" / "digits_transformer.onnx", SAMPLES / "data" / "digits_eval.npz"
-        written = folder / "q.onnx"
-        call("quantize", source, "--recipe", "int4_weights", "--target", "ort-cuda", "-o", written, "--quiet")
-        with np.load(data) as all_feeds:
-            feeds = {k: v[:64] for k, v in all_feeds.items() if k != "labels"}
-        compare(folder, source, written, feeds, 16, {"MatMulNBits": 20}, set())
+    check_small_weights(suite, "ort-cuda")
+
+
+def held_out_digits():
+    with np.load(SAMPLES / "data" / "digits_eval.npz") as arrays:
+        return {k: v[:64] for k, v in arrays.items() if k != "labels"}
+
+
+def check_small_weights(suite, target):
+    """The CPU runtime makes MatMulNBits of every form of 4-bit weights."""
+    with suite.case(f"digits_transformer, int4_weights for {target}, run on the CPU") as folder:
+        source, written = SAMPLES / "models" / "digits_transformer.onnx", folder / "q.onnx"
+        call("quantize", source, "--recipe", "int4_weights", "--target", target, "-o", written, "--quiet")
+        compare(folder, source, written, held_out_digits(), 16, {"MatMulNBits": 20}, set())
 
 
 def check_tensorrt_form(suite):
     """Files for TensorRT are pairs and standard operators, which the CPU runtime computes as they stand; what TensorRT asks
     of them (onnx-quantized section 5) is checked by their structure."""
     with suite.case("digits_cnn, int8_static for tensorrt: structure, and its meaning on the CPU") as folder:
-        source, data = SAMPLES / "models" / "digits_cnn.onnx", SAMPLES / "data" / "digits_eval.npz"
-        written = folder / "q.onnx"
+        source, written = SAMPLES / "models" / "digits_cnn.onnx", folder / "q.onnx"
         call("quantize", source, "--recipe", "int8_static", "--target", "tensorrt", "--calib", SAMPLES / "data" / "digits_calib.npz", "-o", written, "--quiet")
         graph = onnx.load(written).graph
         constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
@@ -145,20 +151,13 @@ def check_tensorrt_form(suite):
             else:
                 expect(not any(reads), f"{node.name} ({node.op_type}) reads codes")
         expect(quantized == 8, f"{quantized} products are quantized, all but the stem of one channel should be")
-        with np.load(data) as all_feeds:
-            feeds = {k: v[:64] for k, v in all_feeds.items() if k != "labels"}
+        feeds = held_out_digits()
         np.savez(folder / "data.npz", **feeds)
         floats, plain, ours = run(source, feeds), run(written, feeds, optimized=False), reading(written, folder / "data.npz", folder)
         for name in floats:
             loss, same = sqnr_db(floats[name], plain[name]), sqnr_db(plain[name], ours[name])
             expect(loss >= 30 and same >= loss + CLOSER_DB, f"{name}: {loss:.2f} dB against float, our reading {same:.2f} dB from the runtime")
-    with suite.case("digits_transformer, int4_weights for tensorrt, run on the CPU") as folder:
-        source, data = SAMPLES / "models" / "digits_transformer.onnx", SAMPLES / "data" / "digits_eval.npz"
-        written = folder / "q.onnx"
-        call("quantize", source, "--recipe", "int4_weights", "--target", "tensorrt", "-o", written, "--quiet")
-        with np.load(data) as all_feeds:
-            feeds = {k: v[:64] for k, v in all_feeds.items() if k != "labels"}
-        compare(folder, source, written, feeds, 16, {"MatMulNBits": 20}, set())
+    check_small_weights(suite, "tensorrt")
 
 
 def check_declarations(suite):
