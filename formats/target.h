@@ -86,6 +86,8 @@ struct Target {
   bool symmetric_activations = false;
   /// An Add fuses into the Conv behind one of its operands when the other one, the shortcut, is read as codes.
   bool quantized_shortcuts = false;
+  /// LayerNormalization and RMSNormalization run as one layer, in float32 whatever the type of the model.
+  bool normalization_layers = false;
   /// U8S8 products saturate at 16 bits (no VNNI): weights get 7 bits.
   bool saturating_u8s8 = false;
 

@@ -70,6 +70,7 @@ Target tensorrt_target() {
   target.refused_methods = {{"dynamic", "its parser has no DynamicQuantizeLinear; use method static or weights"}};
   target.symmetric_activations = true;
   target.quantized_shortcuts = true;
+  target.normalization_layers = true;
   return target;
 }
 

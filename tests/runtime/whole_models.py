@@ -160,6 +160,26 @@ def check_tensorrt_form(suite):
     check_small_weights(suite, "tensorrt")
 
 
+def check_fused_normalizations(suite):
+    """Normalizations made one node of their parts mean the same to the runtime (which TensorRT's files rely on)."""
+    import datasets
+    for name, op, count in (("text/tashkeel_fp32_op16", "LayerNormalization", 14), ("lm/stories260K_op14", "RMSNormalization", 11),
+                            ("audio/silero_vad_v2_mini_op11", "LayerNormalization", 8)):
+        title = f"{name}: {count} x {op} instead of their parts"
+        if skipped_without_models(suite, title):
+            continue
+        with suite.case(title) as folder:
+            source, written = datasets.DATA / "models" / f"{name}.onnx", folder / "fused.onnx"
+            call("opt", source, "--pass", "fuse_norm", "--set", "fuse_norm.when=always", "-o", written, "--quiet")
+            found = sum(node.op_type == op for node in onnx.load(written).graph.node)
+            expect(found == count, f"{found} x {op}")
+            feeds, whole = datasets.reference_inputs(source), 1 << 30
+            floats, fused = run(source, feeds, batch=whole), run(written, feeds, batch=whole)
+            for output in floats:
+                same = sqnr_db(floats[output], fused[output])
+                expect(floats[output].dtype.kind != "f" or same >= 100, f"{output}: {same:.2f} dB")
+
+
 def check_declarations(suite):
     """What is found out about shapes on the way is not written into declarations that had none."""
     with suite.case("declared values keep what they declare") as folder:
