@@ -84,16 +84,22 @@ __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl"))) void finish(const 
   detail::finish_plainly(f);
 }
 
+__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl"))) void add_block(const KernelBlock& b) {
+  detail::add_block_plainly(b);
+}
+
 #else
 
 constexpr void (*multiply)(const KernelTile&) = nullptr;
 constexpr void (*finish)(const KernelResult&) = nullptr;
+constexpr void (*add_block)(const KernelBlock&) = nullptr;
 
 #endif
 
 }  // namespace
 
-constinit const IntegerKernel amx{
-    "amx", "AMX int8", [](const Processor& p) { return p.amx_int8; }, tile_rows, tile_depth, multiply, finish};
+constinit const IntegerKernel amx{"amx",     "AMX int8", [](const Processor& p) { return p.amx_int8; },
+                                  tile_rows, tile_depth, multiply,
+                                  finish,    add_block};
 
 }  // namespace qtool::kernel

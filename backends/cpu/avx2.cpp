@@ -85,15 +85,19 @@ void multiply(const KernelTile& t) {
 
 QTOOL_AVX2 void finish(const KernelResult& f) { detail::finish_plainly(f); }
 
+QTOOL_AVX2 void add_block(const KernelBlock& b) { detail::add_block_plainly(b); }
+
 #else
 
 constexpr void (*multiply)(const KernelTile&) = nullptr;
 constexpr void (*finish)(const KernelResult&) = nullptr;
+constexpr void (*add_block)(const KernelBlock&) = nullptr;
 
 #endif
 
 }  // namespace
 
-constinit const IntegerKernel avx2{"avx2", "AVX2", [](const Processor& p) { return p.avx2; }, 1, 4, multiply, finish};
+constinit const IntegerKernel avx2{"avx2", "AVX2",   [](const Processor& p) { return p.avx2; }, 1, 4, multiply,
+                                   finish, add_block};
 
 }  // namespace qtool::kernel

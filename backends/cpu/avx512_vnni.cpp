@@ -74,16 +74,19 @@ void multiply(const KernelTile& t) {
 
 QTOOL_VNNI void finish(const KernelResult& f) { detail::finish_plainly(f); }
 
+QTOOL_VNNI void add_block(const KernelBlock& b) { detail::add_block_plainly(b); }
+
 #else
 
 constexpr void (*multiply)(const KernelTile&) = nullptr;
 constexpr void (*finish)(const KernelResult&) = nullptr;
+constexpr void (*add_block)(const KernelBlock&) = nullptr;
 
 #endif
 
 }  // namespace
 
 constinit const IntegerKernel avx512_vnni{
-    "avx512_vnni", "AVX-512 VNNI", [](const Processor& p) { return p.avx512_vnni; }, 1, 4, multiply, finish};
+    "avx512_vnni", "AVX-512 VNNI", [](const Processor& p) { return p.avx512_vnni; }, 1, 4, multiply, finish, add_block};
 
 }  // namespace qtool::kernel

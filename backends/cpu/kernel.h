@@ -39,18 +39,31 @@ struct KernelResult {
   std::int64_t rows = 0, columns = 0, sums_stride = 0, c_stride = 0;
 };
 
+/// to[r * stride + j] += (float(sums[r * stride + j]) - row_zeros[r * row_step] * column_sums[j])
+///                       * (row_scales[r * row_step] * column_scales[j]), in float32 as written.
+struct KernelBlock {
+  const std::int32_t* sums = nullptr;
+  float* to = nullptr;
+  std::int64_t rows = 0, columns = 0, stride = 0;
+  const float *row_scales = nullptr, *row_zeros = nullptr;
+  std::int64_t row_step = 0;
+  const float *column_scales = nullptr, *column_sums = nullptr;
+};
+
 struct IntegerKernel {
   std::string_view name, needs;  // "avx2", "AVX2"
   bool (*runs)(const Processor&);
   std::int64_t row_step, depth_step;
   void (*multiply)(const KernelTile&);
   void (*finish)(const KernelResult&);
+  void (*add_block)(const KernelBlock&);
 };
 
 /// All that were built, best first; the last one, `reference`, runs everywhere.
 std::span<const IntegerKernel* const> integer_kernels();
 /// The same products on one kernel. Requires: it runs here.
 void multiply_codes(const IntegerKernel&, Threads&, const IntegerProduct&);
+void multiply_blocks(const IntegerKernel&, Threads&, const BlockProduct&);
 
 /// Them as operators ask for them.
 class OnKernel final : public IntegerKernels {
@@ -59,6 +72,7 @@ class OnKernel final : public IntegerKernels {
   explicit OnKernel(const IntegerKernel& kernel) : kernel_(kernel) {}
   std::string_view name() const override { return kernel_.name; }
   void multiply(Threads& threads, const IntegerProduct& p) const override { multiply_codes(kernel_, threads, p); }
+  void multiply(Threads& threads, const BlockProduct& p) const override { multiply_blocks(kernel_, threads, p); }
 
  private:
   const IntegerKernel& kernel_;
@@ -80,6 +94,19 @@ __attribute__((always_inline)) inline void finish_plainly(const KernelResult& f)
     std::uint32_t* __restrict to = f.c + r * f.c_stride;
     const std::uint32_t row = f.by_row[r];
     for (std::int64_t j = 0; j < f.columns; ++j) to[j] = from[j] + row + column[j];
+  }
+}
+
+/// The body of every kernel's `add_block`, likewise.
+__attribute__((always_inline)) inline void add_block_plainly(const KernelBlock& b) {
+  for (std::int64_t r = 0; r < b.rows; ++r) {
+    const std::int32_t* __restrict from = b.sums + r * b.stride;
+    const float* __restrict column_sums = b.column_sums, * __restrict column_scales = b.column_scales;
+    float* __restrict to = b.to + r * b.stride;
+    const float zero = b.row_zeros[r * b.row_step], scale = b.row_scales[r * b.row_step];
+    for (std::int64_t j = 0; j < b.columns; ++j) {
+      to[j] += (static_cast<float>(from[j]) - zero * column_sums[j]) * (scale * column_scales[j]);
+    }
   }
 }
 

@@ -29,8 +29,11 @@ void multiply(const KernelTile& t) {
 
 void finish(const KernelResult& f) { detail::finish_plainly(f); }
 
+void add_block(const KernelBlock& b) { detail::add_block_plainly(b); }
+
 }  // namespace
 
-constinit const IntegerKernel reference{"reference", "", [](const Processor&) { return true; }, 1, 4, multiply, finish};
+constinit const IntegerKernel reference{"reference", "",       [](const Processor&) { return true; }, 1, 4, multiply,
+                                        finish,      add_block};
 
 }  // namespace qtool::kernel

@@ -33,11 +33,30 @@ struct IntegerProduct {
   std::int64_t c_stride = 0;  // elements
 };
 
+/// Weights in blocks along k with a scale and a zero point each, and rows of codes cut alike:
+///   c[i * c_stride + j] = sum over blocks q, in their order, of
+///                         (float(sum over l in q of a[i,l] * w[j,l]) - b_zeros[j,q] * float(sum of a[i,l]))
+///                         * (b_scales[j,q] * a_scales[i,q])
+/// with w the codes of b, in float32 as written. Requires: k > 0, and a[i,l] in [-127, 127].
+struct BlockProduct {
+  std::int64_t m = 0, n = 0, k = 0;
+  std::int64_t block = 0, bits = 0;                     // 16 to 65536, a multiple of 16; 2, 4 or 8
+  const std::int8_t* a = nullptr;                       // [m, k]
+  const float* a_scales = nullptr;                      // [m, blocks], blocks = ceil(k / block)
+  const std::byte* b = nullptr;                         // [n, blocks, block * bits / 8], low bits first
+  const float *b_scales = nullptr, *b_zeros = nullptr;  // [n, blocks]
+  float* c = nullptr;
+  std::int64_t c_stride = 0;  // elements
+
+  std::int64_t blocks() const { return (k + block - 1) / block; }
+};
+
 /// Immutable, and safe to use from several threads. The same bytes from every implementation and number of threads.
 class IntegerKernels {
  public:
   virtual std::string_view name() const = 0;
   virtual void multiply(Threads&, const IntegerProduct&) const = 0;
+  virtual void multiply(Threads&, const BlockProduct&) const = 0;
 
  protected:
   ~IntegerKernels() = default;

@@ -178,6 +178,26 @@ TEST_CASE("a dynamically quantized product: every kernel as the plain version") 
   same_on_every_kernel("DynamicQuantizeMatMul", "com.microsoft", {x, b, m.scale({19}), m.codes(DType::i8, {19})});
 }
 
+TEST_CASE("weights in blocks with int8 activations: every kernel as the plain version") {
+  Maker m(6);
+  for (int i = 0; i < 24; ++i) {
+    const std::int64_t rows = m.between(1, 40), n = m.between(1, 60), k = m.between(1, 200), block = 16 << i % 4;
+    const std::int64_t bits = 2 << i % 3, blocks = (k + block - 1) / block;
+    Attrs attrs;
+    for (const auto& [name, value] : std::vector<std::pair<const char*, std::int64_t>>{
+             {"K", k}, {"N", n}, {"bits", bits}, {"block_size", block}, {"accuracy_level", 4}}) {
+      attrs.set(name, value);
+    }
+    Tensor x = m.scale({2, rows, k});
+    for (float& v : x.write<float>()) v -= m.between(0, 9) == 0 ? v : 0.01F;
+    const Tensor zeros = i % 2 == 0 ? Tensor() : m.codes(DType::u8, {n, (blocks * bits + 7) / 8});
+    same_on_every_kernel("MatMulNBits", "com.microsoft",
+                         {x, m.codes(DType::u8, {n, blocks, block * bits / 8}), m.scale({n, blocks}), zeros, Tensor(),
+                          i % 3 == 0 ? Tensor() : m.scale({n})},
+                         attrs);
+  }
+}
+
 namespace {
 
 constexpr const char* convolution = R"(<ir_version: 8, opset_import: ["" : 17]>

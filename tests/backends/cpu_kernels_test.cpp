@@ -3,6 +3,7 @@
 // equal bytes for random shapes, types, transposes, zero points and numbers of threads.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <array>
 #include <iostream>
 #include <optional>
@@ -172,6 +173,71 @@ TEST_CASE("the kernel on tiles gives the same bytes, its instructions emulated w
 }
 #endif
 
+TEST_CASE("products with weights in blocks: every kernel gives the bytes of the definition") {
+  std::optional<test::EmulatedTiles> emulated;
+  std::vector<const IntegerKernel*> kernels = kernels_here();
+  if (kernels.front() != &kernel::amx && processor().avx512) {
+    emulated.emplace();
+    kernels.push_back(&kernel::amx);
+  }
+  std::mt19937 random(20260104);
+  const auto between = [&](std::int64_t low, std::int64_t high) {
+    return low + static_cast<std::int64_t>(random() % static_cast<std::uint32_t>(high - low + 1));
+  };
+  for (int i = 0; i < 60; ++i) {
+    BlockProduct p;
+    p.m = between(1, i % 3 == 0 ? 140 : 20), p.n = between(1, 110), p.k = between(1, 300);
+    p.block = std::int64_t{16} << between(0, 4);
+    p.bits = std::int64_t{2} << between(0, 2);
+    p.c_stride = p.n + between(0, 3);
+    const auto size = [](std::int64_t n) { return static_cast<std::size_t>(n); };
+    std::vector<std::int8_t> a(size(p.m * p.k));
+    std::vector<std::byte> b(size(p.n * p.blocks() * p.block * p.bits / 8));  // rubbish behind k too
+    std::vector<float> a_scales(size(p.m * p.blocks())), b_scales(size(p.n * p.blocks())), b_zeros(b_scales.size());
+    for (std::int8_t& v : a) v = static_cast<std::int8_t>(i % 2 == 0 ? between(-127, 127) : 127 - 254 * between(0, 1));
+    for (std::byte& v : b) v = static_cast<std::byte>(i % 4 == 0 ? 255 : between(0, 255));
+    for (float& v : a_scales) v = static_cast<float>(between(1, 1000)) / 700.0F;
+    for (float& v : b_scales) v = static_cast<float>(between(-1000, 1000)) / 300.0F;
+    for (float& v : b_zeros) v = static_cast<float>(between(0, (1 << p.bits) - 1));
+    p.a = a.data(), p.a_scales = a_scales.data(), p.b = b.data(), p.b_scales = b_scales.data();
+    p.b_zeros = b_zeros.data();
+    std::vector<float> expected(size(p.m * p.c_stride), 7.0F), c;
+    for (std::int64_t r = 0; r < p.m; ++r) {
+      for (std::int64_t j = 0; j < p.n; ++j) {
+        float y = 0;
+        for (std::int64_t q = 0; q < p.blocks(); ++q) {
+          const std::size_t w = size(j * p.blocks() + q);
+          std::int64_t sum = 0, of_a = 0;
+          for (std::int64_t l = q * p.block; l < std::min(p.k, (q + 1) * p.block); ++l) {
+            const std::int64_t bit = (l - q * p.block) * p.bits;
+            const auto byte = static_cast<std::int64_t>(b[w * size(p.block * p.bits / 8) + size(bit / 8)]);
+            sum += a[size(r * p.k + l)] * (byte >> bit % 8 & ((1 << p.bits) - 1));
+            of_a += a[size(r * p.k + l)];
+          }
+          y += (static_cast<float>(sum) - b_zeros[w] * static_cast<float>(of_a)) *
+               (b_scales[w] * a_scales[size(r * p.blocks() + q)]);
+        }
+        expected[size(r * p.c_stride + j)] = y;
+      }
+    }
+    for (const IntegerKernel* kernel : kernels) {
+      for (const int count : {1, 3}) {
+        Threads threads(count);
+        c.assign(expected.size(), 7.0F);
+        p.c = c.data();
+        multiply_blocks(*kernel, threads, p);
+        CAPTURE(kernel->name);
+        CAPTURE(p.m);
+        CAPTURE(p.n);
+        CAPTURE(p.k);
+        CAPTURE(p.block);
+        CAPTURE(p.bits);
+        CHECK(c == expected);
+      }
+    }
+  }
+}
+
 TEST_CASE("sums beyond 32 bits wrap around in every kernel") {
   Problem p{};
   p.m = 2, p.n = 3, p.k = 140000;  // 140000 * 128 * 128 > 2^31
@@ -188,7 +254,10 @@ TEST_CASE("empty extents touch nothing") {
   Threads threads(1);
   IntegerProduct nothing;
   nothing.k = 5;
-  for (const IntegerKernel* kernel : kernels_here()) multiply_codes(*kernel, threads, nothing);
+  for (const IntegerKernel* kernel : kernels_here()) {
+    multiply_codes(*kernel, threads, nothing);
+    multiply_blocks(*kernel, threads, BlockProduct{});
+  }
 }
 
 TEST_CASE("the best kernel is the first of the list that runs here") {
