@@ -179,6 +179,10 @@ void Executor::Plan::quantize_constants(Building& building) {
   for (PlanStep& step : steps) {
     for (Operand& o : step.inputs) take(o);
     for (Operand& o : step.captured) take(o);
+    const auto is_constant = [](const Operand& o) { return o.value == ValueId::none || !o.fixed.empty(); };
+    if (step.inputs.size() > 1 && std::all_of(step.inputs.begin() + 1, step.inputs.end(), is_constant)) {
+      step.prepared = std::make_unique<Prepared>();
+    }
   }
   for (Operand& o : outputs) take(o);
 }
@@ -345,8 +349,10 @@ std::vector<Tensor> Executor::Plan::run_step(const PlanStep& step, Slots& slots,
                                              Record* record) const {
   std::vector<Tensor> inputs, results(step.node->outputs.size());
   inputs.reserve(step.inputs.size());
+  Prepared* prepared = step.prepared.get();
   for (std::size_t i = 0; i < step.inputs.size(); ++i) {
     const Operand& o = step.inputs[i];
+    if (i > 0 && o.value != ValueId::none && (slots[o.slot] || slots[index(o.value)])) prepared = nullptr;  // fed
     const bool last = record == nullptr && slots[o.slot] && is_last(step, i, dying);
     inputs.push_back(last ? std::move(*slots[o.slot]) : fetch(o, slots));
   }
@@ -372,8 +378,8 @@ std::vector<Tensor> Executor::Plan::run_step(const PlanStep& step, Slots& slots,
   }
   // What dies here belongs to the operator alone, which may then write its result in the same place.
   for (const Slot slot : dying) slots[slot].reset();
-  step.def->forward(
-      OpContext{*step.node, step.opset, inputs, results, threads, step.bodies.empty() ? no_bodies : run_body});
+  step.def->forward(OpContext{*step.node, step.opset, inputs, results, threads,
+                              step.bodies.empty() ? no_bodies : run_body, prepared});
   for (std::size_t i = 0; i < results.size(); ++i) {
     const ValueId v = step.node->outputs[i];
     if (v == ValueId::none) continue;

@@ -40,6 +40,7 @@ struct PlanStep {
   std::int64_t opset = 0;
   std::vector<Operand> inputs, captured;
   std::vector<std::unique_ptr<const Executor::Plan>> bodies;
+  std::unique_ptr<Prepared> prepared;   // null unless the operands behind the first one are constants
   const IntegerGroup* group = nullptr;  // what the step stands for; the step before makes the same value node by node
 };
 

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <mutex>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -13,6 +14,21 @@
 #include "formats/ir/graph.h"
 
 namespace qtool {
+
+/// What an operator makes of its constant operands once, for all runs. Thread-safe.
+class Prepared {
+ public:
+  /// make(), called by whoever comes first.
+  template <class Make>
+  const Tensor& get(const Make& make) {
+    std::call_once(once_, [&] { tensor_ = make(); });
+    return tensor_;
+  }
+
+ private:
+  std::once_flag once_;
+  Tensor tensor_;
+};
 
 /// What an operator sees when it runs. Inputs left out are empty tensors. Errors are Error(Code::input) with a
 /// sentence about the operands; the executor adds the node's name.
@@ -25,6 +41,8 @@ class OpContext {
   Threads& threads;
   /// Runs a body graph of this node on `feeds` (one per body.inputs; captured values are bound by the executor).
   const std::function<std::vector<Tensor>(const Graph& body, std::vector<Tensor> feeds)>& run_body;
+  /// Null unless the operands behind the first one are the same in every run.
+  Prepared* prepared = nullptr;
 
   /// The input, or an empty tensor when it is absent or left out.
   const Tensor& in(std::size_t i) const;

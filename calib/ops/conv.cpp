@@ -6,6 +6,7 @@
 
 #include "calib/linalg.h"
 #include "calib/ops/conv_direct.h"
+#include "calib/ops/conv_winograd.h"
 #include "calib/ops/operand.h"
 #include "calib/ops/slide.h"
 #include "formats/base/widest.h"
@@ -169,6 +170,13 @@ void forward(const OpContext& ctx) {
   const Tensor bias = ctx.has(2) ? compute_float(ctx.in(2), "the bias") : Tensor();
   require(!bias || bias.count() == c.groups * c.outputs, "the bias does not have one entry per output channel");
   Tensor y = Tensor::unset(x.dtype(), c.window.output_shape(c.batch, c.groups * c.outputs));
+  if (ctx.prepared != nullptr && x.dtype() == DType::f32 && convolves_by_winograd(c)) {
+    const float* weights = kernel.read<float>().data();
+    const Tensor& transformed = ctx.prepared->get([&] { return winograd_kernel(c, weights); });
+    convolve_by_winograd(ctx.threads, c, x.read<float>().data(), weights, transformed,
+                         bias ? bias.read<float>().data() : nullptr, y.write<float>().data());
+    return ctx.out(0, op::narrowed(std::move(y), ctx.in(0).dtype()));
+  }
   op::for_float_type(x.dtype(), [&](auto zero) {
     using T = decltype(zero);
     convolve<T>(ctx.threads, c, x.read<T>().data(), kernel.read<T>().data(), bias ? bias.read<T>().data() : nullptr,

@@ -3,11 +3,11 @@
 
 #include <algorithm>
 #include <cstring>
-#include <memory>
 #include <vector>
 
 #include "calib/ops/conv_tile.h"
 #include "calib/ops/operand.h"
+#include "calib/ops/scratch.h"
 #include "calib/ops/slide.h"
 
 namespace qtool {
@@ -25,8 +25,6 @@ constexpr std::int64_t fewest_positions = 8;
 // Along one axis; more are rare, and finding their phases takes the square of them.
 constexpr std::int64_t most_taps = 1024;
 constexpr double most_offset = 1 << 29;
-
-std::int64_t pieces(std::int64_t n, std::int64_t each) { return (n + each - 1) / each; }
 
 /// The lines of one axis of the image as its taps see them, `stride` apart: taps that fall on the same residue modulo
 /// the stride share lines, a little further on for each of them; or every tap has its own.
@@ -153,22 +151,6 @@ struct Plan {
     const std::int64_t work = layout.band * c.window.output[2] * c.depth() * height;
     return std::max<std::int64_t>(1, least_work / std::max<std::int64_t>(work, 1));
   }
-};
-
-/// Memory that grows and is not cleared.
-class Scratch {
- public:
-  float* get(std::int64_t count) {
-    if (count > count_) {
-      floats_ = std::make_unique_for_overwrite<float[]>(at(count));
-      count_ = count;
-    }
-    return floats_.get();
-  }
-
- private:
-  std::unique_ptr<float[]> floats_;
-  std::int64_t count_ = 0;
 };
 
 using Lanes = LanesOf<float>::type;

@@ -7,49 +7,19 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <string>
 #include <vector>
 
-#include "formats/base/rng.h"
+#include "tests/calib/conv_problem.h"
 
-namespace qtool {
+namespace qtool::test {
 namespace {
 
-using Ints = std::vector<std::int64_t>;
-
-struct Problem {
-  Convolution c;
-  std::vector<float> x, kernel, bias;
-
-  std::size_t outputs() const {
-    return static_cast<std::size_t>(c.batch * c.groups * c.outputs * c.window.output_size());
-  }
-  std::vector<float> direct(Vectors vectors, int thread_count) const {
-    Threads threads(thread_count);
-    std::vector<float> y(outputs(), -1.0F);
-    convolve_directly(threads, c, x.data(), kernel.data(), bias.empty() ? nullptr : bias.data(), y.data(), vectors);
-    return y;
-  }
-  /// In double, of the values or of their magnitudes.
-  std::vector<double> by_columns(bool magnitudes) const {
-    Threads threads(1);
-    const auto wide = [&](const std::vector<float>& v) {
-      std::vector<double> out(v.begin(), v.end());
-      if (magnitudes) std::transform(out.begin(), out.end(), out.begin(), [](double d) { return std::abs(d); });
-      return out;
-    };
-    std::vector<double> y(outputs());
-    convolve_by_columns<double>(threads, c, wide(x).data(), wide(kernel).data(),
-                                bias.empty() ? nullptr : wide(bias).data(), y.data());
-    return y;
-  }
-};
-
-std::vector<float> normal(const Rng& rng, std::int64_t count, std::uint64_t stream) {
-  std::vector<float> v(static_cast<std::size_t>(count));
-  for (std::size_t i = 0; i < v.size(); ++i) v[i] = static_cast<float>(rng.normal(stream * 1000003 + i));
-  return v;
+std::vector<float> direct(const Problem& p, Vectors vectors, int thread_count) {
+  Threads threads(thread_count);
+  std::vector<float> y(p.outputs(), -1.0F);
+  convolve_directly(threads, p.c, p.x.data(), p.kernel.data(), p.biases(), y.data(), vectors);
+  return y;
 }
 
 /// The same on every run: shapes around the edges of vectors, tiles, bands and tasks.
@@ -86,25 +56,13 @@ Problem problem(std::uint64_t number) {
   return p;
 }
 
-bool same_bits(const std::vector<float>& a, const float* b) {
-  return std::memcmp(a.data(), b, a.size() * sizeof(float)) == 0;
-}
-
-std::string describe(const Convolution& c) {
-  const Window& w = c.window;
-  const auto pair = [](const Spatial& s) { return std::to_string(s[1]) + "x" + std::to_string(s[2]) + " "; };
-  return std::to_string(c.batch) + " images " + pair(w.input) + "groups " + std::to_string(c.groups) + " channels " +
-         std::to_string(c.inputs) + " -> " + std::to_string(c.outputs) + " kernel " + pair(w.kernel) + "stride " +
-         pair(w.stride) + "dilation " + pair(w.dilation) + "padding " + pair(w.pad_begin);
-}
-
 }  // namespace
 
 TEST_CASE("direct convolution: random shapes agree with a matrix of columns in double") {
   if (widest_available() < Vectors::avx2) return;  // nothing is convolved directly here
   for (std::uint64_t number = 0; number < 400; ++number) {
     const Problem p = problem(number);
-    const std::vector<float> y = p.direct(widest_available(), 1);
+    const std::vector<float> y = direct(p, widest_available(), 1);
     const std::vector<double> expected = p.by_columns(false), magnitude = p.by_columns(true);
     // Rounding errors of a chain of n additions grow like sqrt(n) half units in the last place of its largest part.
     const double unit = std::ldexp(1.0, -24) * 4 * std::sqrt(static_cast<double>(p.c.depth()) + 1);
@@ -122,17 +80,13 @@ TEST_CASE("direct convolution: bits do not depend on threads, vectors or the bat
   if (widest_available() < Vectors::avx2) return;
   for (std::uint64_t number = 0; number < 150; ++number) {
     const Problem p = problem(number);
-    const std::vector<float> y = p.direct(widest_available(), 1);
+    const std::vector<float> y = direct(p, widest_available(), 1);
     CAPTURE(describe(p.c));
-    CHECK(same_bits(y, p.direct(widest_available(), 3).data()));
-    CHECK(same_bits(y, p.direct(Vectors::avx2, 1).data()));
-    const std::size_t image = p.x.size() / static_cast<std::size_t>(p.c.batch);
+    CHECK(same_bits(y, direct(p, widest_available(), 3).data()));
+    CHECK(same_bits(y, direct(p, Vectors::avx2, 1).data()));
     for (std::int64_t n = 0; n < p.c.batch; ++n) {
-      Problem one = p;
-      one.c.batch = 1;
-      const auto begin = p.x.begin() + static_cast<std::ptrdiff_t>(image) * n;
-      one.x.assign(begin, begin + static_cast<std::ptrdiff_t>(image));
-      CHECK(same_bits(one.direct(widest_available(), 2), y.data() + one.outputs() * static_cast<std::size_t>(n)));
+      const Problem one = p.image(n);
+      CHECK(same_bits(direct(one, widest_available(), 2), y.data() + one.outputs() * static_cast<std::size_t>(n)));
     }
   }
 }
@@ -153,8 +107,8 @@ TEST_CASE("direct convolution: large enough for many tasks, cut by bands and by 
     p.x = normal(rng, k.inputs * k.height * k.width, 1);
     p.kernel = normal(rng, k.outputs * p.c.depth(), 2);
     REQUIRE(convolves_directly(p.c));
-    const std::vector<float> y = p.direct(widest_available(), 2);
-    CHECK(same_bits(y, p.direct(Vectors::avx2, 1).data()));
+    const std::vector<float> y = direct(p, widest_available(), 2);
+    CHECK(same_bits(y, direct(p, Vectors::avx2, 1).data()));
     const std::vector<double> expected = p.by_columns(false);
     const double scale = std::sqrt(static_cast<double>(p.c.depth()));
     double worst = 0;
@@ -180,4 +134,4 @@ TEST_CASE("direct convolution: attributes that would lay out far more than the i
   CHECK_FALSE(fits({1, 5000}, {1, 5000}, {1, 1}, {0, 0, 0, 0}, {1, 1, 1, 50000}));
 }
 
-}  // namespace qtool
+}  // namespace qtool::test

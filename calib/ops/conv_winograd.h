@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+// Convolution with kernels of 3x3 taps by minimal filtering, F(4x4, 3x3) of Lavin and Gray (2015, arXiv:1509.09308): a
+// tile of 4x4 outputs takes 36 products per pair of channels instead of 144. Input tiles and kernels are transformed,
+// multiplied point by point and summed over the input channels, and the sums are transformed back.
+#pragma once
+
+#include "calib/ops/conv.h"
+#include "formats/base/widest.h"
+
+namespace qtool {
+
+/// True when convolve_by_winograd computes this one, and faster than directly. By shape alone.
+bool convolves_by_winograd(const Convolution&);
+
+/// Kernels [M, C, 3, 3] transformed, for any number of convolutions: about four times their size. Requires:
+/// convolves_by_winograd(c).
+Tensor winograd_kernel(const Convolution& c, const float* kernel);
+
+/// As convolve(). `transformed`: winograd_kernel(c, kernel). Requires: convolves_by_winograd(c). Errors are about twice
+/// those of sums in float one by one, of the size of the largest outputs of the tile. The bits of an output depend
+/// neither on threads nor on the batch nor on the width of vectors. An image whose results are not all finite is
+/// convolved directly: infinities and NaN would spread over their tile.
+void convolve_by_winograd(Threads&, const Convolution& c, const float* x, const float* kernel,
+                          const Tensor& transformed, const float* bias, float* y, Vectors vectors = widest_available());
+
+}  // namespace qtool
