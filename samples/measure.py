@@ -41,15 +41,15 @@ def session(path, threads, optimized_to=None, optimized=True):
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def latency_pair(a, b, feeds, seconds=2.0):
-    """Median milliseconds of two sessions, run in turn."""
-    times = ([], [])
-    for s in (a, b):
+def latencies(sessions, feeds, seconds=2.0):
+    """Median milliseconds of each session, run in turn."""
+    times = [[] for _ in sessions]
+    for s in sessions:
         for _ in range(5):
             s.run(None, feeds)
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times[0]) < 5:
-        for s, t in zip((a, b), times):
+        for s, t in zip(sessions, times):
             start = time.perf_counter()
             s.run(None, feeds)
             t.append(time.perf_counter() - start)
@@ -85,8 +85,8 @@ def measure(qtool, model, recipe, calib, evaluation, threads):
     pair = [session(p, threads) for p in (source, target)]
     scores = [outputs(s, feeds, 32)[0] for s in pair]
     guesses = [s.argmax(-1) for s in scores]
-    ms = latency_pair(*pair, {n: a[:1] for n, a in feeds.items()})
-    ms16 = latency_pair(*pair, {n: a[:16] for n, a in feeds.items()})
+    ms = latencies(pair, {n: a[:1] for n, a in feeds.items()})
+    ms16 = latencies(pair, {n: a[:16] for n, a in feeds.items()})
     return {
         "model": model, "recipe": recipe, "seconds": seconds,
         "bytes": [source.stat().st_size, target.stat().st_size],

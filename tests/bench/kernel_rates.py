@@ -25,7 +25,7 @@ from scipy.optimize import nnls
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "samples"))
 import datasets
 from peers import QTOOL
-from measure import latency_pair, session
+from measure import latencies, session
 
 PROFILER_US = 2.3
 LANES, TILE = 16, 64
@@ -130,7 +130,7 @@ def main():
                 if subprocess.run([str(c) for c in command], capture_output=True).returncode:
                     continue
                 pair = [source, written]
-                ms = latency_pair(*[session(p, 1) for p in pair], feeds, seconds=1.0)
+                ms = latencies([session(p, 1) for p in pair], feeds, seconds=1.0)
                 weights = conv_weights(written)
                 for path in pair:
                     for node, op, ins, outs, us in profile(path, feeds, folder):

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""qtool beside onnxruntime.quantization: same model, same samples, same machine, same run. The peer runs per channel
-with uint8 activations and int8 weights, opset raised and quant_pre_process run first, in each of its calibrations
-(minmax, entropy, percentile), its dynamic form and its 4-bit weight-only form. Prints a Markdown table and, with --json,
-the figures.
+"""qtool beside the tools of tests/bench/peer_tools.py: same model, same samples, same machine, same run. onnxruntime runs
+per channel with uint8 activations and int8 weights, opset raised and quant_pre_process run first, in each of its
+calibrations (minmax, entropy, percentile), its dynamic form and its 4-bit weight-only form; the others with their defaults.
 
-    build/venv/bin/python tests/bench/peers.py [--models resnet20,...] [--threads 2] [--rounds 3]
+    build/venv/bin/python tests/bench/peers.py [--models resnet20,...] [--tools onnxruntime,nncf,inc,quark] [--rounds 3]
 
-SQNR is that of the worst float output; KL and top-1 are those of the first one with class scores along its last (or
-only non-trivial) axis. Figures count outputs on held-out data that neither side has seen.
+Prints two Markdown tables, a verdict for each recipe of qtool and all figures, and with --json the figures. SQNR is that of
+the worst float output; KL and top-1 are those of the first one with class scores. All on held-out data that no side has
+seen. Latency is that of all files of a model in ONNX Runtime, run in turn.
 """
 import argparse
 import collections
@@ -24,13 +24,15 @@ import onnx
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "samples"))
 import datasets
-from measure import latency_pair, session, sqnr_db
+import peer_tools
+from measure import latencies, session
+from quality import Quality, intervals
 
 QTOOL = os.environ.get("QTOOL", str(datasets.ROOT / "build" / "release" / "qtool"))
-STATIC = [("int8_static", ("minmax", "entropy", "percentile")), ("int8_fast", ())]
-DYNAMIC = [("int8_dynamic", ("dynamic",))]
-FOUR_BITS = [("int4_weights", ("int4", "int4_hqq"))]
-# model: recipes of qtool, each with the methods of the peer beside it
+STATIC = [("static", ("int8_static", "int8_fast"))]
+DYNAMIC = [("dynamic", ("int8_dynamic",))]
+FOUR_BITS = [("int4", ("int4_weights",))]
+# model: kinds of quantization, each with the recipes of qtool
 JOBS = {
     "resnet20": STATIC,
     "mnist8": STATIC,
@@ -53,42 +55,6 @@ JOBS = {
     "byte_llama": STATIC + DYNAMIC + FOUR_BITS,
 }
 
-PEER = r"""
-import sys, numpy as np, onnx, onnx.version_converter, logging
-logging.disable(logging.WARNING)
-from onnxruntime.quantization import (CalibrationDataReader, CalibrationMethod, QuantType, quantize_dynamic, quantize_static)
-from onnxruntime.quantization.shape_inference import quant_pre_process
-source, target, calib, method = sys.argv[1:5]
-model = onnx.load(source)
-pre = target + ".pre.onnx"
-if model.opset_import[0].version < 13:
-    model = onnx.version_converter.convert_version(model, 13)
-onnx.save(model, pre)
-quant_pre_process(pre, pre, skip_symbolic_shape="tashkeel" not in source, auto_merge=True)
-class Reader(CalibrationDataReader):
-    def __init__(self):
-        data = np.load(calib, allow_pickle=False)
-        count = int(data["count"])
-        self.feeds = iter([{n: data[f"{i}/{n}"] for n in str(data["names"]).split()} for i in range(count)])
-    def get_next(self):
-        return next(self.feeds, None)
-if method == "dynamic":
-    quantize_dynamic(pre, target, per_channel=True)
-elif method.startswith("int4"):
-    from onnxruntime.quantization.matmul_nbits_quantizer import (DefaultWeightOnlyQuantConfig, HQQWeightOnlyQuantConfig,
-                                                                 MatMulNBitsQuantizer)
-    config = (HQQWeightOnlyQuantConfig(block_size=32, bits=4) if method == "int4_hqq"
-              else DefaultWeightOnlyQuantConfig(block_size=32, is_symmetric=True, accuracy_level=4))
-    quantizer = MatMulNBitsQuantizer(onnx.load(pre), block_size=32, is_symmetric=True, accuracy_level=4, algo_config=config)
-    quantizer.process()
-    quantizer.model.save_model_to_file(target)
-else:
-    how = {"minmax": CalibrationMethod.MinMax, "entropy": CalibrationMethod.Entropy, "percentile": CalibrationMethod.Percentile}
-    quantize_static(pre, target, Reader(), per_channel=True, activation_type=QuantType.QUInt8,
-                    weight_type=QuantType.QInt8, calibrate_method=how[method])
-"""
-
-
 def timed(command):
     """Seconds, peak resident MiB and exit status of a whole process; OPENBLAS_CORETYPE unset for both sides."""
     environment = {k: v for k, v in os.environ.items() if k not in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")}
@@ -104,30 +70,11 @@ def timed(command):
     return float(seconds), float(mib), int(status), " ".join(message)
 
 
-def log_softmax(z):
-    z = z.astype(np.float64)
-    z = z - z.max(-1, keepdims=True)
-    return z - np.log(np.exp(z).sum(-1, keepdims=True))
-
-
-def judge(source, target, evaluation, labels, threads):
-    pair = [session(p, threads) for p in (source, target)]
-    runs = [[s.run(None, f) for f in evaluation] for s in pair]
-    # the first float output with class scores along its last (or only non-trivial) axis
-    k = next(i for i, o in enumerate(runs[0][0]) if o.dtype.kind == "f")
-    scores = [np.concatenate([o[k].reshape(-1, max(o[k].shape)) if o[k].ndim == 4 else o[k].reshape(-1, o[k].shape[-1])
-                              for o in run]) for run in runs]
-    a, b = scores
-    floats = [i for i, o in enumerate(runs[0][0]) if o.dtype.kind == "f"]
-    worst = min(sqnr_db(*(np.concatenate([o[i].ravel() for o in run]) for run in runs)) for i in floats)
-    result = {"sqnr_db": worst, "agreement": float((a.argmax(-1) == b.argmax(-1)).mean())}
-    logs = [np.log(np.maximum(z.astype(np.float64), 1e-12)) if (a >= 0).all() and abs(a.sum(-1) - 1).max() < 1e-3
-            else log_softmax(z) for z in scores]
-    result["kl"] = float((np.exp(logs[0]) * (logs[0] - logs[1])).sum(-1).mean())
-    if labels is not None:
-        result["accuracy"] = [float((z.argmax(-1) == labels).mean()) for z in scores]
-    result["ms"] = latency_pair(*pair, evaluation[0])
-    return result
+def methods_of(kind, tools):
+    if kind != "static":
+        own = {"dynamic": ("dynamic",), "int4": ("int4", "int4_hqq")}[kind]
+        return [("onnxruntime", m) for m in own if "onnxruntime" in tools]
+    return [(tool, m) for tool in tools for m in peer_tools.TOOLS[tool][2]]
 
 
 def histogram(target, threads):
@@ -137,75 +84,141 @@ def histogram(target, threads):
         return dict(collections.Counter(n.op_type for n in onnx.load(path).graph.node))
 
 
+class Model:
+    """One model with its data, ready to be quantized by everybody."""
+
+    def __init__(self, name, work, threads):
+        self.name, self.work, self.threads = name, work, threads
+        self.source, calib, self.evaluation, self.labels = datasets.job(name)
+        self.calib_ours, self.calib_peer = work / f"{name}.calib.npz", work / f"{name}.peer.npz"
+        datasets.save_npz(self.calib_ours, calib)
+        np.savez(self.calib_peer, count=len(calib), names=" ".join(calib[0]),
+                 **{f"{i}/{n}": a for i, f in enumerate(calib) for n, a in f.items()})
+        self.session = session(self.source, threads)
+        self.floats = [self.session.run(None, f) for f in self.evaluation]
+
+    def command(self, tool, method, target):
+        if tool != "qtool":
+            return peer_tools.command(tool, method, self.source, target, self.calib_peer)
+        data = ["--calib", self.calib_ours] if method in ("int8_static", "int8_fast") else []
+        return [QTOOL, "quantize", self.source, "--recipe", method, "-o", target, *data, "--threads", self.threads, "--quiet"]
+
+    def compare(self, kind, recipes, tools, rounds):
+        """A row for each tool and method; those whose files run carry their `quality` and the times of all in turn."""
+        rows = [{"model": self.name, "kind": kind, "tool": t, "method": m}
+                for t, m in [("qtool", r) for r in recipes] + methods_of(kind, tools)]
+        target = {id(r): self.work / f"{self.name}.{r['tool']}.{r['method']}.onnx" for r in rows}
+        taken = {id(r): [] for r in rows}
+        for r in rows:
+            target[id(r)].unlink(missing_ok=True)
+        for _ in range(rounds):
+            for r in rows:
+                if not taken[id(r)] or taken[id(r)][-1][2] == 0:
+                    taken[id(r)].append(timed(self.command(r["tool"], r["method"], target[id(r)])))
+        files = []
+        for r in rows:
+            seconds, mib, status, message = zip(*taken[id(r)])
+            r |= {"seconds": statistics.median(seconds), "mib": statistics.median(mib)}
+            if status[-1]:
+                r["failure"] = message[-1]
+                continue
+            try:
+                s = session(target[id(r)], self.threads)
+                r["quality"] = Quality(self.floats, [s.run(None, f) for f in self.evaluation], self.labels)
+                r |= {"bytes": target[id(r)].stat().st_size, "operators": histogram(target[id(r)], self.threads)}
+                files.append((r, s))
+            except Exception as error:  # a file that does not run is a result
+                r["failure"] = str(error).splitlines()[0]
+        times = latencies([self.session] + [s for _, s in files], self.evaluation[0], seconds=1.0 + len(files))
+        for (r, _), ms in zip(files, times[1:]):
+            r |= r["quality"].figures() | {"ms": [times[0], ms]}
+        return rows
+
+
+def verdict(row, rows):
+    """A row of qtool against the peers of its model and kind: quality against the best of them in pairs; latency against the
+    fastest that is not worse beyond the interval; time and memory against the least that any of them takes for a file that runs."""
+    peers = [r for r in rows if r["tool"] != "qtool" and "quality" in r]
+    facts = {"model": row["model"], "recipe": row["method"], "sqnr_db": row["sqnr_db"]}
+    if not peers:
+        return facts
+    best = max(peers, key=lambda r: r["sqnr_db"])
+    facts |= {"best": f"{best['tool']} {best['method']}", "against": intervals(row["quality"], best["quality"]),
+              "seconds": row["seconds"] / min(r["seconds"] for r in peers), "mib": row["mib"] / min(r["mib"] for r in peers)}
+    equal = [r["ms"][1] for r in peers if intervals(row["quality"], r["quality"])["sqnr_db"][1] <= 0]
+    if equal:
+        facts["ms"] = row["ms"][1] / min(equal)
+    return facts
+
+
+def misses(v):
+    """What of the aims is not met: at least equal quality beyond the interval, latency within 2 %, a third of the time, half
+    of the memory."""
+    if "best" not in v:
+        return "no peer's file runs"
+    missed = [n for n in ("sqnr_db", "agreement") if v["against"][n][2] < 0]
+    missed += ["kl"] if v["against"]["kl"][1] > 0 else []
+    missed += [n for n, most in (("ms", 1.02), ("seconds", 1 / 3), ("mib", 0.5)) if v.get(n, 0) > most]
+    return ", ".join({"sqnr_db": "SQNR", "agreement": "top-1", "kl": "KL", "ms": "latency", "seconds": "time", "mib": "memory"}[n]
+                     for n in missed)
+
+
+def decibels(db):
+    return f"{db:.2f}" if db < 200 else "exact"
+
+
+def verdict_table(verdicts):
+    lines = ["| model | recipe | SQNR dB | best peer | SQNR above it, dB (95 %) | top-1 above it (95 %) | KL above it (95 %) | latency | time | memory | missed |",
+             "|---|---|---|---|---|---|---|---|---|---|---|"]
+    for v in verdicts:
+        line = f"| {v['model']} | {v['recipe']} | {decibels(v['sqnr_db'])} | "
+        if "best" in v:
+            d, a, k = (v["against"][n] for n in ("sqnr_db", "agreement", "kl"))
+            line += (f"{v['best']} | {d[0]:+.2f} ({d[1]:+.2f} to {d[2]:+.2f}) | {a[0]:+.2%} ({a[1]:+.2%} to {a[2]:+.2%}) | "
+                     f"{k[0]:+.2g} ({k[1]:+.2g} to {k[2]:+.2g}) | {format(v['ms'], '.2f') if 'ms' in v else '-'} | "
+                     f"{v['seconds']:.2f} | {v['mib']:.2f} | ")
+        else:
+            line += "none runs | | | | | | | "
+        lines.append(line + misses(v) + " |")
+    return "\n".join(lines)
+
+
+def table(rows):
+    lines = ["| model | tool | method | SQNR dB | KL | same top-1 | accuracy float -> quantized | ms float -> quantized | bytes | wall s | peak MiB |",
+             "|---|---|---|---|---|---|---|---|---|---|---|"]
+    for r in rows:
+        head = f"| {r['model']} | {r['tool']} | {r['method']} | "
+        tail = f" | {r['seconds']:.2f} | {r['mib']:.0f} |"
+        if "failure" in r:
+            lines.append(head + f"fails: `{r['failure'][:110]}` | | | | | " + tail)
+            continue
+        accuracy = f"{r['accuracy'][0]:.2%} -> {r['accuracy'][1]:.2%}" if "accuracy" in r else ""
+        lines.append(head + f"{decibels(r['sqnr_db'])} | {r['kl']:.3g} | {r['agreement']:.2%} | {accuracy} | "
+                     f"{r['ms'][0]:.3f} -> {r['ms'][1]:.3f} | {r['bytes']:,}" + tail)
+    return "\n".join(lines)
+
+
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--models", default="")
+    parser.add_argument("--models", default=",".join(JOBS))
+    parser.add_argument("--tools", default="onnxruntime", help="of " + ", ".join(peer_tools.TOOLS))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3, help="quantizations of each side; the median counts")
     parser.add_argument("--json", type=pathlib.Path)
     args = parser.parse_args()
     work = datasets.ROOT / "build" / "bench"
     work.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for name, comparisons in JOBS.items():
-        if args.models and name not in args.models.split(","):
-            continue
-        source, calib, evaluation, labels = datasets.job(name)
-        calib_ours = write_calibration(work / f"{name}.calib", calib)
-        calib_peer = work / f"{name}.peer.npz"
-        np.savez(calib_peer, count=len(calib), names=" ".join(calib[0]),
-                 **{f"{i}/{n}": a for i, f in enumerate(calib) for n, a in f.items()})
-        for recipe, methods in comparisons:
-            target = {m: work / f"{name}.{m}.onnx" for m in (recipe, *methods)}
-            data = ["--calib", calib_ours] if recipe in ("int8_static", "int8_fast") else []
-            commands = {recipe: [QTOOL, "quantize", source, "--recipe", recipe, "-o", target[recipe], *data, "--threads",
-                                 args.threads, "--quiet"]}
-            commands |= {m: [sys.executable, "-c", PEER, source, target[m], calib_peer, m] for m in methods}
-            figures = {method: [] for method in commands}
-            for _ in range(args.rounds):
-                for method, command in commands.items():
-                    figures[method].append(timed(command))
-            for method, taken in figures.items():
-                seconds, mib, status, message = (statistics.median(c) if i < 2 else c[-1] for i, c in enumerate(zip(*taken)))
-                row = {"model": name, "tool": "qtool" if method == recipe else "onnxruntime", "method": method,
-                       "seconds": seconds, "mib": mib}
-                if status:
-                    row["failure"] = message
-                else:
-                    try:
-                        row |= judge(source, target[method], evaluation, labels, args.threads)
-                        row |= {"bytes": target[method].stat().st_size, "operators": histogram(target[method], args.threads)}
-                    except Exception as error:  # a file that does not run is a result
-                        row["failure"] = str(error).splitlines()[0]
-                rows.append(row)
-                print(json.dumps(row), file=sys.stderr)
-    print(table(rows))
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=1))
-
-
-def write_calibration(stem, feeds):
-    """npz when all feeds have one shape, else a folder of ONNX test data sets."""
-    if len({tuple(sorted((n, a.shape[1:]) for n, a in f.items())) for f in feeds}) == 1:
-        path = stem.with_suffix(".npz")
-        datasets.save_npz(path, feeds)
-        return path
-    raise ValueError("feeds of different shapes")
-
-
-def table(rows):
-    lines = ["| model | tool | method | SQNR dB | KL | same top-1 | accuracy float -> int8 | ms float -> int8 | bytes | wall s | peak MiB |",
-             "|---|---|---|---|---|---|---|---|---|---|---|"]
-    for r in rows:
-        head = f"| {r['model']} | {r['tool']} | {r['method']} | "
-        tail = f" | {r['seconds']:.2f} | {r['mib']:.0f} |"
-        if "failure" in r:
-            lines.append(head + f"fails: {r['failure'][:160]} | | | | | " + tail)
-            continue
-        accuracy = f"{r['accuracy'][0]:.2%} -> {r['accuracy'][1]:.2%}" if "accuracy" in r else ""
-        lines.append(head + f"{r['sqnr_db']:.2f} | {r['kl']:.3g} | {r['agreement']:.2%} | {accuracy} | "
-                     f"{r['ms'][0]:.3f} -> {r['ms'][1]:.3f} | {r['bytes']:,}" + tail)
-    return "\n".join(lines)
+    all_rows, verdicts = [], []
+    for name in args.models.split(","):
+        model = Model(name, work, args.threads)
+        for kind, recipes in JOBS[name]:
+            rows = model.compare(kind, recipes, args.tools.split(","), args.rounds)
+            verdicts += [verdict(r, rows) for r in rows if r["tool"] == "qtool" and "quality" in r]
+            all_rows += [{k: v for k, v in r.items() if k != "quality"} for r in rows]
+            print(table(all_rows[-len(rows):]), file=sys.stderr)
+            if args.json:
+                args.json.write_text(json.dumps({"rows": all_rows, "verdicts": verdicts}, indent=1))
+    print(verdict_table(verdicts), table(all_rows), sep="\n\n")
 
 
 if __name__ == "__main__":

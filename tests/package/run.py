@@ -175,7 +175,10 @@ def user_project(prefix, scratch):
     (project / "CMakeLists.txt").write_text(PROJECT)
     (project / "plain_c.c").write_text(PLAIN_C)
     shutil.copy(ROOT / "samples/library.cpp", project)
-    code, text = run("cmake", "-S", project, "-B", project / "build", f"-DCMAKE_PREFIX_PATH={prefix}")
+    # A library with sanitizers wants programs with them.
+    flags = re.search(r"^CMAKE_CXX_FLAGS:STRING=(.*)$", (BUILD / "CMakeCache.txt").read_text(), re.M)[1]
+    code, text = run("cmake", "-S", project, "-B", project / "build", f"-DCMAKE_PREFIX_PATH={prefix}",
+                     f"-DCMAKE_C_FLAGS={flags}", f"-DCMAKE_CXX_FLAGS={flags}")
     if not check("find_package(qtool)", code == 0, text):
         return
     code, text = run("cmake", "--build", project / "build")
