@@ -3,7 +3,8 @@
 //
 // Quantized reading: an operand is passed through fake_quantize() of its Use::quant before the operator sees it
 // (constants once, at construction); graph outputs likewise. is_bias specs take their scale from inputs 0 and 1.
-// The target's own arithmetic (int8 activations inside MatMulNBits) is part of the specs.
+// The target's own arithmetic (int8 activations inside MatMulNBits) is part of the specs. Conv, MatMul and Gemm whose
+// operands are decided to be 8-bit codes multiply the codes (calib/ops/on_codes.h); gradients go through floats.
 //
 // Same bytes for any number of threads. run() and gradients() are safe to call from several threads.
 #pragma once

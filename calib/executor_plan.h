@@ -14,7 +14,6 @@
 #include "calib/executor.h"
 #include "calib/op.h"
 #include "formats/base/error.h"
-#include "formats/ir/integer_group.h"
 #include "formats/ir/quant.h"
 
 namespace qtool {
@@ -23,14 +22,18 @@ using Slot = std::uint32_t;
 /// A value, or a value as seen through a quant spec; empty until computed and after the last use.
 using Slots = std::vector<std::optional<Tensor>>;
 
-/// One operand of a step. Slots below Graph::value_slots() are values; those above hold what fake_quantize() makes
-/// of a value, once for all consumers that share a spec.
+/// What an operand under a spec is: floats that went through fake_quantize(), or one of the three parts of codes.
+enum class Form : std::uint8_t { floats, codes, scale, zero_point };
+
+/// One operand of a step. Slots below Graph::value_slots() are values; those above hold what a spec makes of a value,
+/// once for all consumers that share it. Codes, scale and zero point of dynamic specs lie in neighbouring slots.
 struct Operand {
-  ValueId value = ValueId::none;
+  ValueId value = ValueId::none;  // none: left out, or `fixed`
   Slot slot = 0;
   const QuantSpec* spec = nullptr;  // null: as stored
-  Tensor bias_scale;                // specs with is_bias: product of the scales of inputs 0 and 1
-  Tensor fixed;                     // a constant as the operator sees it; a feed for the value overrides it
+  Form form = Form::floats;
+  Tensor bias_scale;  // specs with is_bias: product of the scales of inputs 0 and 1
+  Tensor fixed;       // a constant as the operator sees it; a feed for the value overrides it
 };
 
 struct PlanStep {
@@ -40,8 +43,10 @@ struct PlanStep {
   std::int64_t opset = 0;
   std::vector<Operand> inputs, captured;
   std::vector<std::unique_ptr<const Executor::Plan>> bodies;
-  std::unique_ptr<Prepared> prepared;   // null unless the operands behind the first one are constants
-  const IntegerGroup* group = nullptr;  // what the step stands for; the step before makes the same value node by node
+  std::unique_ptr<Prepared> prepared;  // null unless the operands behind the first one are constants
+  // The step makes on codes what the step before, in the schedule instead of it where need be, makes on floats.
+  bool on_codes = false;
+  std::vector<ValueId> inside;  // values that it does without
 };
 
 struct Schedule {
@@ -70,8 +75,6 @@ struct Executor::Plan {
   void execute(const Schedule&, Slots&, const Visit& made, std::span<const std::unique_ptr<Record>> records = {}) const;
   /// One step of it, that at place `at`.
   void execute(const Schedule&, std::size_t at, Slots&, const Visit& made, Record* record) const;
-  /// The operand as its consumer sees it.
-  static Tensor seen(const Operand&, const Tensor& raw);
   /// As a body: feeds for graph.inputs, outer values for graph.captures; the outputs as the graph declares them.
   std::vector<Tensor> call(std::vector<Tensor> feeds, std::span<const Tensor> outer) const;
   /// Checks feeds and lays them into slots; `given` becomes the mark of their values.
@@ -83,7 +86,7 @@ struct Executor::Plan {
   const Graph& graph;
   Reading reading;
   Threads& threads;
-  std::deque<IntegerGroup> groups;  // that run on codes
+  std::deque<Node> own_nodes;  // nodes of steps on codes that the graph has not
   std::vector<PlanStep> steps;
   std::vector<std::uint32_t> producer;  // by value: index of its step, or no_step
   std::vector<Tensor> constants;        // by value: initializers and outputs of Constant nodes
@@ -96,12 +99,25 @@ struct Executor::Plan {
 
  private:
   struct Building;
-  Operand operand(const Use&, const Node* consumer, Building&);
+  Operand operand(const Use&, Form, const Node* consumer, Building&);
+  void add_codes(const Use&, const Node& consumer, Building&, std::vector<Operand>& to);
   void quantize_constants(Building&);
-  void add_step(NodeId, const Node&, const OpDef&, Building&);
+  PlanStep& add_step(NodeId, const Node&, const OpDef&, Building&);
+  bool add_step_on_codes(NodeId, const Node&, Building&);
   Tensor fetch(const Operand&, Slots&) const;
   std::vector<Tensor> run_step(const PlanStep&, Slots&, std::span<const Slot> dying, Record*) const;
 };
+
+/// The operand as its consumer sees it.
+Tensor seen(const Operand&, const Tensor& raw);
+/// Whether scales are taken from what is quantized.
+bool is_dynamic(const QuantSpec&);
+/// Zero points in the type of the codes; empty: none.
+Tensor zero_points(const QuantSpec&);
+
+using RunBody = std::function<std::vector<Tensor>(const Graph&, std::vector<Tensor>)>;
+/// For operators that have none.
+const RunBody& no_bodies();
 
 /// Error with the node's name, operator and first output added.
 [[noreturn]] void rethrow_at(const Error&, const Graph&, const Node&);

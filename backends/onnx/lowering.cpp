@@ -186,13 +186,8 @@ Graph Lowering::finish() {
 }
 
 QuantSpec resolved(const QuantSpec& spec, const Tensor& data) {
-  QuantSpec full = spec;
   const Tensor x = to_f32(data);
-  if (full.scale.empty()) {
-    std::vector<float> low, high;
-    ranges_of(x, full.grain, low, high);
-    set_scales(full, low, high, x.shape());
-  }
+  QuantSpec full = with_scales(spec, x);
   if (full.codes.empty()) full.codes = quantize(x, full);
   return full;
 }

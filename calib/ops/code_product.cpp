@@ -6,6 +6,7 @@
 #include <string>
 
 #include "calib/ops/code_planes.h"
+#include "calib/ops/conv_direct.h"
 #include "calib/ops/integer_product.h"
 #include "calib/ops/operand.h"
 #include "calib/ops/slide.h"
@@ -60,35 +61,64 @@ bool multiply_on_kernels(Threads& threads, const MatMulPlan& p, const Tensor& a,
   return true;
 }
 
-/// Image or kernel less its zero point, modulo 2^32.
-void widen(const Tensor& codes, std::int64_t first, std::int64_t n, std::int32_t zero, std::uint32_t* to) {
+/// Codes less their zero point, modulo 2^32 where T is an integer.
+template <class T>
+void widen(const Tensor& codes, std::int64_t first, std::int64_t n, std::int32_t zero, T* to) {
   const auto copy = [&](const auto* from) {
     with_widest_vectors([&]() QTOOL_INLINE {
-      for (std::int64_t i = 0; i < n; ++i) to[i] = static_cast<std::uint32_t>(from[first + i] - zero);
+      for (std::int64_t i = 0; i < n; ++i) to[i] = static_cast<T>(from[first + i] - zero);
     });
   };
   codes.dtype() == DType::i8 ? copy(codes.read<std::int8_t>().data()) : copy(codes.read<std::uint8_t>().data());
 }
 
+std::int32_t zero_of(const std::vector<std::int32_t>& zeros, std::int64_t channel) {
+  return zeros.empty() ? 0 : zeros[zeros.size() == 1 ? 0 : at(channel)];
+}
+
+/// The same as floats, on the way of float convolutions: sums of so few products of codes are exact.
+void convolve_depthwise_exactly(Threads& threads, Convolution c, const Tensor& x, std::int32_t x_zero,
+                                const Tensor& kernel, const std::vector<std::int32_t>& kernel_zero, std::int32_t* y) {
+  const std::int64_t images = c.batch, channels = c.groups * c.outputs, taps = c.window.kernel_size();
+  const std::int64_t plane = c.window.input_size(), positions = c.window.output_size();
+  std::vector<float> image(at(c.groups * plane)), wide(at(channels * taps)), sums(at(channels * positions));
+  for (std::int64_t m = 0; m < channels; ++m)
+    widen(kernel, m * taps, taps, zero_of(kernel_zero, m), &wide[at(m * taps)]);
+  c.batch = 1;
+  constexpr std::int64_t piece = 1 << 15;
+  for (std::int64_t n = 0; n < images; ++n) {
+    threads.for_each(c.groups * plane, piece, [&](std::int64_t begin, std::int64_t end) {
+      widen(x, n * c.groups * plane + begin, end - begin, x_zero, image.data() + begin);
+    });
+    convolve<float>(threads, c, image.data(), wide.data(), nullptr, sums.data());
+    op::map(threads, sums.data(), y + n * channels * positions, channels * positions,
+            [](float v) { return static_cast<std::int32_t>(v); });
+  }
+}
+
 /// One input channel per output channel: too little arithmetic for a matrix product.
 void convolve_depthwise(Threads& threads, const Convolution& c, const Tensor& x, std::int32_t x_zero,
-                        const Tensor& kernel, const std::vector<std::int32_t>& kernel_zero, std::uint32_t* y) {
+                        const Tensor& kernel, const std::vector<std::int32_t>& kernel_zero, std::int32_t* y) {
   const Window& w = c.window;
+  constexpr std::int64_t most_taps = (1 << 24) / (255 * 255);  // whose sums are exact in float
+  if (w.kernel_size() <= most_taps && convolves_directly(c)) {
+    return convolve_depthwise_exactly(threads, c, x, x_zero, kernel, kernel_zero, y);
+  }
   const std::int64_t channels = c.groups * c.outputs;
   const std::int64_t work = std::max<std::int64_t>(1, w.output_size() * w.kernel_size());
-  threads.for_each(
-      c.batch * channels, std::max<std::int64_t>(1, (1 << 17) / work), [&](std::int64_t begin, std::int64_t end) {
-        std::vector<std::uint32_t> plane(at(w.input_size())), taps(at(w.kernel_size())), scratch;
-        for (std::int64_t i = begin; i < end; ++i) {
-          const std::int64_t n = i / channels, m = i % channels;
-          widen(x, (n * c.groups + m / c.outputs) * w.input_size(), w.input_size(), x_zero, plane.data());
-          const std::size_t z = kernel_zero.size() == 1 ? 0 : at(m);
-          widen(kernel, m * w.kernel_size(), w.kernel_size(), kernel_zero.empty() ? 0 : kernel_zero[z], taps.data());
-          with_widest_vectors([&]() QTOOL_INLINE {
-            Slide<AddProduct, std::uint32_t>(w, plane.data(), taps.data(), 0U, y + i * w.output_size()).run(scratch);
-          });
-        }
-      });
+  threads.for_each(c.batch * channels, std::max<std::int64_t>(1, (1 << 17) / work),
+                   [&](std::int64_t begin, std::int64_t end) {
+                     std::vector<std::uint32_t> plane(at(w.input_size())), taps(at(w.kernel_size())), scratch;
+                     for (std::int64_t i = begin; i < end; ++i) {
+                       const std::int64_t n = i / channels, m = i % channels;
+                       widen(x, (n * c.groups + m / c.outputs) * w.input_size(), w.input_size(), x_zero, plane.data());
+                       widen(kernel, m * w.kernel_size(), w.kernel_size(), zero_of(kernel_zero, m), taps.data());
+                       auto* const to = reinterpret_cast<std::uint32_t*>(y) + i * w.output_size();
+                       with_widest_vectors([&]() QTOOL_INLINE {
+                         Slide<AddProduct, std::uint32_t>(w, plane.data(), taps.data(), 0U, to).run(scratch);
+                       });
+                     }
+                   });
 }
 
 /// The kernel times the image as its own matrix of columns, see code_planes.h.
@@ -147,7 +177,7 @@ bool convolve_on_kernels(Threads& threads, const Convolution& c, const Tensor& x
   if (!zx || !zk) return false;
   std::int32_t* y = sums.write<std::int32_t>().data();
   if (c.inputs == 1 && c.groups > 1) {
-    convolve_depthwise(threads, c, x, zx->empty() ? 0 : zx->front(), kernel, *zk, reinterpret_cast<std::uint32_t*>(y));
+    convolve_depthwise(threads, c, x, zero_of(*zx, 0), kernel, *zk, y);
   } else {
     const CodePlanes planes(c);
     if (planes.rows.empty()) return false;

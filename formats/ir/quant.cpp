@@ -80,6 +80,11 @@ void for_each_run(const Grain& grain, const Shape& x, F f) {
 /// One array per part, so that loops over scales run in vectors.
 struct Steps {
   std::vector<float> scale, zero, minimum, low, high;
+
+  struct Part {
+    const float *scale, *zero, *minimum, *low, *high;
+  };
+  Part from(std::size_t i) const { return {&scale[i], &zero[i], &minimum[i], &low[i], &high[i]}; }
 };
 
 float lowest_code(const QuantSpec& spec) { return spec.format->lowest + (spec.narrow ? 1.0f : 0.0f); }
@@ -199,17 +204,33 @@ std::size_t scales_for(const QuantSpec& spec, const Shape& x) {
   return index(element_count(scale_shape(spec.grain, x)));
 }
 
+/// Codes of a run; `each`: element i has step i. Operands by value: stores of bytes might change whatever has an
+/// address.
+template <class T>
+QTOOL_INLINE inline void encode_run(const float* x, std::size_t n, bool each, Steps::Part steps, T* to) {
+  if (each) {
+    QTOOL_INDEPENDENT
+    for (std::size_t i = 0; i < n; ++i) {
+      const float code = level(x[i] - steps.minimum[i], steps.scale[i], steps.low[i], steps.high[i]) + steps.zero[i];
+      to[i] = static_cast<T>(static_cast<std::int32_t>(code));
+    }
+    return;
+  }
+  const float scale = *steps.scale, zero = *steps.zero, minimum = *steps.minimum, low = *steps.low, high = *steps.high;
+  QTOOL_INDEPENDENT
+  for (std::size_t i = 0; i < n; ++i) {
+    to[i] = static_cast<T>(static_cast<std::int32_t>(level(x[i] - minimum, scale, low, high) + zero));
+  }
+}
+
 template <class T>
 void encode(const Tensor& x, std::span<T> out, const QuantSpec& spec, const Steps& steps) {
   const auto in = x.read<float>();
   if (spec.format->is_integer) {
     for_each_run(spec.grain, x.shape(), [&](const Run& r) {
-      for (std::size_t i = 0; i < r.length; ++i) {
-        const std::size_t s = r.scale + (r.each ? i : 0);
-        const float v = in[r.begin + i] - steps.minimum[s];
-        const float code = level(v, steps.scale[s], steps.low[s], steps.high[s]) + steps.zero[s];
-        out[r.begin + i] = static_cast<T>(static_cast<std::int32_t>(code));
-      }
+      with_widest_vectors([&]() QTOOL_INLINE {
+        encode_run(in.data() + r.begin, r.length, r.each, steps.from(r.scale), out.data() + r.begin);
+      });
     });
     return;
   }
@@ -352,6 +373,40 @@ void set_scales(QuantSpec& spec, std::span<const float> low, std::span<const flo
   }
 }
 
+namespace {
+
+/// Widens [low, high] to hold the values; false when one of them is not finite. One range per lane, so that the loop
+/// runs in vectors.
+bool extend(const float* v, std::size_t n, float& low, float& high) {
+  constexpr float inf = std::numeric_limits<float>::infinity();
+  constexpr std::size_t lanes = 32;
+  float lows[lanes], highs[lanes];
+  std::int32_t bad[lanes] = {};
+  std::fill(lows, lows + lanes, low);
+  std::fill(highs, highs + lanes, high);
+  std::size_t i = 0;
+  with_widest_vectors([&]() QTOOL_INLINE {
+    for (; i + lanes <= n; i += lanes) {
+      for (std::size_t k = 0; k < lanes; ++k) {
+        const float x = v[i + k];
+        bad[k] += std::fabs(x) < inf ? 0 : 1;
+        lows[k] = x < lows[k] ? x : lows[k];
+        highs[k] = x > highs[k] ? x : highs[k];
+      }
+    }
+  });
+  for (std::size_t k = 0; i < n; ++i, ++k) {
+    bad[k] += std::fabs(v[i]) < inf ? 0 : 1;
+    lows[k] = std::min(v[i], lows[k]);
+    highs[k] = std::max(v[i], highs[k]);
+  }
+  low = *std::min_element(lows, lows + lanes);
+  high = *std::max_element(highs, highs + lanes);
+  return std::all_of(bad, bad + lanes, [](std::int32_t b) { return b == 0; });
+}
+
+}  // namespace
+
 void ranges_of(const Tensor& x, const Grain& grain, std::vector<float>& low, std::vector<float>& high) {
   const auto values = x.read<float>();
   const std::size_t n = index(element_count(scale_shape(grain, x.shape())));
@@ -372,11 +427,7 @@ void ranges_of(const Tensor& x, const Grain& grain, std::vector<float>& low, std
       }
     } else {
       float l = *lo, h = *hi;
-      for (std::size_t i = 0; i < r.length; ++i) {
-        good &= std::fabs(v[i]) < inf;
-        l = v[i] < l ? v[i] : l;
-        h = v[i] > h ? v[i] : h;
-      }
+      good = extend(v, r.length, l, h);
       *lo = l;
       *hi = h;
     }
@@ -408,6 +459,16 @@ std::vector<double> squared_errors(const Tensor& x, const Tensor& y, const Grain
 DType code_type(const NumberFormat& format) {
   if (format.bits > 8) return DType::u16;
   return format.is_integer && format.lowest < 0 ? DType::i8 : DType::u8;
+}
+
+QuantSpec with_scales(const QuantSpec& spec, const Tensor& x) {
+  QuantSpec now = spec;
+  now.dynamic = false;
+  if (!spec.dynamic && !spec.scale.empty()) return now;
+  std::vector<float> low, high;
+  ranges_of(x, spec.grain, low, high);
+  set_scales(now, low, high, x.shape());
+  return now;
 }
 
 Tensor quantize(const Tensor& x, const QuantSpec& spec) {
@@ -448,14 +509,7 @@ Tensor fake_quantize(const Tensor& x, const QuantSpec& spec) {
     return from_f32(fake_quantize(to_f32(x), spec), x.dtype());
   }
   if (spec.is_bias) return dequantize(quantize_bias(x, spec), spec);
-  if (spec.dynamic || spec.scale.empty()) {
-    std::vector<float> low, high;
-    ranges_of(x, spec.grain, low, high);
-    QuantSpec now = spec;
-    now.dynamic = false;
-    set_scales(now, low, high, x.shape());
-    return fake_quantize(x, now);
-  }
+  if (spec.dynamic || spec.scale.empty()) return fake_quantize(x, with_scales(spec, x));
   if (!spec.codes.empty()) return dequantize(quantize(x, spec), spec);
   const Steps steps = steps_of(spec, scales_for(spec, x.shape()));
   Tensor result = Tensor::unset(DType::f32, x.shape());

@@ -75,6 +75,10 @@ std::vector<double> squared_errors(const Tensor& x, const Tensor& y, const Grain
 /// fewer, the bits in u16 above.
 DType code_type(const NumberFormat&);
 
+/// The spec with scales: its own, or those that the range of the float32 tensor `x` gives where it has none or is
+/// dynamic.
+QuantSpec with_scales(const QuantSpec& spec, const Tensor& x);
+
 /// Codes of a float32 tensor under a spec with scales: a tensor of code_type(*spec.format) and the shape of x. Uses
 /// spec.codes when present. NaN becomes the zero point of integers. A bias (is_bias): i32 codes instead, scale must be
 /// present.
