@@ -59,8 +59,8 @@ std::size_t best_of(std::span<const float> row) {
   return static_cast<std::size_t>(std::max_element(row.begin(), row.end()) - row.begin());
 }
 
-/// Probabilities or logits: decided once per output.
-void add_scores(ClassStats& s, const Tensor& x, const Tensor& y, bool probabilities,
+/// Probabilities or logits: decided once per output. `units`: the samples of the batch.
+void add_scores(ClassStats& s, std::span<SampleLoss> units, const Tensor& x, const Tensor& y, bool probabilities,
                 std::span<const std::int64_t> labels) {
   const Tensor fx = to_f32(x), fy = to_f32(y);
   const auto classes = index(x.shape().back());
@@ -69,18 +69,26 @@ void add_scores(ClassStats& s, const Tensor& x, const Tensor& y, bool probabilit
   const bool labelled = labels.size() * classes == a.size();
   for (std::size_t row = 0, at = 0; at < a.size(); ++row, at += classes) {
     const auto from = a.subspan(at, classes), to = b.subspan(at, classes);
+    SampleLoss& unit = units[at * units.size() / a.size()];
     ++s.samples;
+    ++unit.rows;
     // -inf is a score (a masked class); NaN and +inf are not.
     const bool usable = std::none_of(to.begin(), to.end(), [](float v) { return std::isnan(v) || v == INFINITY; });
     const std::size_t best_x = best_of(from), best_y = usable ? best_of(to) : classes;
     s.agree += best_x == best_y ? 1 : 0;
-    if (labelled && labels[row] >= 0 && index(labels[row]) < classes) {
+    unit.agree += best_x == best_y ? 1 : 0;
+    const bool known = labelled && labels[row] >= 0 && index(labels[row]) < classes;
+    if (known) {
+      const bool right = best_x == index(labels[row]), still = best_y == index(labels[row]);
       ++s.labelled;
-      s.reference_right += best_x == index(labels[row]) ? 1 : 0;
-      s.candidate_right += best_y == index(labels[row]) ? 1 : 0;
+      ++unit.labelled;
+      s.reference_right += right ? 1 : 0;
+      s.candidate_right += still ? 1 : 0;
+      unit.lost += right && !still ? 1 : 0;
+      unit.won += still && !right ? 1 : 0;
     }
     if (!usable) {
-      s.kl = infinite;
+      s.kl = unit.kl = unit.surprise = infinite;
       continue;
     }
     log_probabilities(from, probabilities, p);
@@ -88,6 +96,8 @@ void add_scores(ClassStats& s, const Tensor& x, const Tensor& y, bool probabilit
     double kl = 0;
     for (std::size_t i = 0; i < classes; ++i) kl += std::exp(p[i]) * (p[i] - q[i]);
     s.kl += std::max(kl, 0.0);
+    unit.kl += std::max(kl, 0.0);
+    if (known) unit.surprise += p[index(labels[row])] - q[index(labels[row])];
   }
 }
 
@@ -170,8 +180,25 @@ class Follower {
   std::map<ValueId, Tensor> waiting_;  // computed before the reference came to them
 };
 
+/// The losses of the batch's `samples`, or of the batch as one where its rows are not theirs.
+std::span<SampleLoss> add_losses(OutputReport& report, const Tensor& x, const Tensor& y, std::int64_t samples) {
+  const bool apart = samples > 0 && x.rank() > 0 && x.shape()[0] > 0 && x.shape()[0] % samples == 0;
+  const std::size_t units = apart ? index(samples) : 1, before = report.samples.size();
+  report.samples.resize(before + units);
+  const std::span<SampleLoss> losses = std::span(report.samples).subspan(before);
+  const Tensor fx = to_f32(x), fy = to_f32(y);
+  const std::size_t each = fx.read<float>().size() / units;
+  for (std::size_t u = 0; u < units; ++u) {
+    ErrorStats own;
+    own.add(fx.read<float>().subspan(u * each, each), fy.read<float>().subspan(u * each, each));
+    losses[u].signal = own.signal();
+    losses[u].noise = own.not_finite > 0 ? infinite : own.noise();
+  }
+  return losses;
+}
+
 void compare_value(Pair& pair, Comparison& result, const Tensor& x, const Tensor& y, Reading reading, bool first_batch,
-                   std::span<const std::int64_t> labels) {
+                   std::int64_t samples, std::span<const std::int64_t> labels) {
   // Inner values of one name may have become something else; only like ones are compared.
   if (pair.layer && is_float(x.dtype()) && is_float(y.dtype()) && x.shape() == y.shape()) pair.layer->add(x, y);
   for (Pair::Output& o : pair.outputs) {
@@ -187,7 +214,8 @@ void compare_value(Pair& pair, Comparison& result, const Tensor& x, const Tensor
       report.scores = is_scores(x);
       o.probabilities = report.scores && are_probabilities(to_f32(x).read<float>(), index(x.shape().back()));
     }
-    if (report.scores && is_scores(x)) add_scores(report.classes, x, out, o.probabilities, labels);
+    const std::span<SampleLoss> losses = add_losses(report, x, out, samples);
+    if (report.scores && is_scores(x)) add_scores(report.classes, losses, x, out, o.probabilities, labels);
   }
 }
 
@@ -257,7 +285,10 @@ void ErrorStats::add(const Tensor& x, const Tensor& y) {
                 "one model gives the shape " + to_string(x.shape()) + ", the other " + to_string(y.shape()));
   }
   const Tensor fx = to_f32(x), fy = to_f32(y);
-  const auto a = fx.read<float>(), b = fy.read<float>();
+  add(fx.read<float>(), fy.read<float>());
+}
+
+void ErrorStats::add(std::span<const float> a, std::span<const float> b) {
   constexpr std::size_t lanes = Round::lanes;
   // Less than a round: the other lanes get infinities, which count as equal and stay out of everything.
   const auto add_some = [&](std::size_t from, std::size_t n, std::size_t lane) {
@@ -274,7 +305,7 @@ void ErrorStats::add(const Tensor& x, const Tensor& y) {
   add_some(0, head, lane);
   add_rounds(a.data() + head, b.data() + head, rounds);
   add_some(head + rounds * lanes, a.size() - head - rounds * lanes, 0);
-  count += x.count();
+  count += static_cast<std::int64_t>(a.size());
 }
 
 double ErrorStats::total(const Lanes& lanes) { return std::accumulate(lanes.begin(), lanes.end(), 0.0); }
@@ -343,7 +374,8 @@ Comparison compare(const Graph& reference, const Graph& candidate, Reading readi
                      Pair& pair = pairs.of.at(value->first);
                      const Tensor y = follower.value(pair.candidate);
                      turn.in_order([&] {
-                       if (!y.empty()) compare_value(pair, result, value->second, y, reading, i == 0, labels);
+                       if (!y.empty())
+                         compare_value(pair, result, value->second, y, reading, i == 0, data.samples_in(i), labels);
                      });
                    }
                    follower.finish();

@@ -6,6 +6,7 @@
 #include <array>
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -26,8 +27,9 @@ class ErrorStats {
   double low = 0, high = 0;              // range of y, of those compared: equal means a constant output
   /// Reference, candidate: any numeric type. Error(Code::verification) when the shapes differ.
   void add(const Tensor& x, const Tensor& y);
-  double signal() const { return total(signal_); }  // sum of x^2
-  double noise() const { return total(noise_); }    // of (x-y)^2
+  void add(std::span<const float> x, std::span<const float> y);  // of one size
+  double signal() const { return total(signal_); }               // sum of x^2
+  double noise() const { return total(noise_); }                 // of (x-y)^2
   /// 10 log10(signal / noise); +inf when equal; -inf when only the reference is zero, or when not_finite.
   double sqnr_db() const;
   double cosine() const;  // 1 when both are zero
@@ -51,11 +53,21 @@ struct ClassStats {
   double kl = 0;
 };
 
+/// What one sample lost; the unit of chance in the gate's bounds. A sample whose rows cannot be told from those of the
+/// others in its batch counts with the whole batch.
+struct SampleLoss {
+  double signal = 0, noise = 0;            // sums of x^2 and (x-y)^2; infinite noise for numbers that are not finite
+  double rows = 0, agree = 0, kl = 0;      // as in ClassStats, of scores
+  double labelled = 0, lost = 0, won = 0;  // rows with a label; right in the reference alone, in the candidate alone
+  double surprise = 0;                     // sum over labelled rows of ln p(label): reference - candidate, nats
+};
+
 struct OutputReport {
   std::string name;
   ErrorStats error;
   bool scores = false;
   ClassStats classes;
+  std::vector<SampleLoss> samples;  // in the order of the data
 };
 
 struct Comparison {

@@ -57,6 +57,7 @@ class BoundDataset final : public Dataset {
 
   std::int64_t batches() const override { return (count_ + batch_ - 1) / batch_; }
   std::int64_t samples() const override { return count_; }
+  std::int64_t samples_in(std::int64_t i) const override { return std::min(batch_, count_ - i * batch_); }
   const std::map<ValueId, ValueId>& state() const override { return state_; }
   bool restarts(std::int64_t i) const override {
     return state_.empty() || i == 0 || samples_->restarts(begin_ + i * batch_);
@@ -103,6 +104,10 @@ class BoundDataset final : public Dataset {
     }
     for (std::int64_t i = 0; i < batches() && !state_.empty(); ++i) hasher.number(restarts(i));
     return hex(hasher.finish());
+  }
+
+  std::vector<Digest> sample_digests(Threads& threads) const override {
+    return samples_->digests(begin_, begin_ + count_, threads);
   }
 
  private:

@@ -31,6 +31,7 @@
 #include <vector>
 
 #include "calib/executor.h"
+#include "formats/base/hash.h"
 #include "formats/ir/graph.h"
 
 namespace qtool {
@@ -68,6 +69,8 @@ class Dataset {
   virtual std::int64_t batches() const = 0;
   /// Samples in all batches.
   virtual std::int64_t samples() const = 0;
+  /// Samples in batch i.
+  virtual std::int64_t samples_in(std::int64_t) const { return 1; }
   /// Feeds of batch i, initial states included. Thread-safe.
   virtual Feeds feeds(std::int64_t i) const = 0;
   /// Class labels of batch i (i64): one per sample, or with further axes, such as one per position; empty tensor when
@@ -79,6 +82,9 @@ class Dataset {
   virtual bool restarts(std::int64_t i) const;
   /// SHA-256 (hex) over names, types, the SHA-256 of every sample and the cut into runs, for the manifest.
   virtual std::string digest(Threads&) const = 0;
+  /// The SHA-256 of every sample over names, types and contents, to find equal ones in two data sets; empty where that
+  /// means nothing.
+  virtual std::vector<Digest> sample_digests(Threads&) const { return {}; }
   /// True for random data: the artefact must say so.
   virtual bool synthetic() const { return false; }
 };

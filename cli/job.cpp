@@ -2,6 +2,7 @@
 #include "cli/job.h"
 
 #include <algorithm>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -101,6 +102,7 @@ class Head final : public Dataset {
   std::int64_t samples() const override {
     return all_->samples() * batches_ / std::max<std::int64_t>(1, all_->batches());
   }
+  std::int64_t samples_in(std::int64_t i) const override { return all_->samples_in(i); }
   Feeds feeds(std::int64_t i) const override { return all_->feeds(i); }
   Tensor labels(std::int64_t i) const override { return all_->labels(i); }
   const std::map<ValueId, ValueId>& state() const override { return all_->state(); }
@@ -176,6 +178,28 @@ std::shared_ptr<const Dataset> open_if_named(const Graph& graph, const DataOptio
   return has_data(options) ? std::shared_ptr<const Dataset>(open_dataset(graph, options)) : nullptr;
 }
 
+/// What a gate asks of the data, before any work: labels where it counts them, and samples that were not calibrated on.
+void check_evaluation(const Gate& gate, const Dataset* calib, const Dataset* eval, Threads& threads, Journal& journal) {
+  if (gate.needs_labels() && eval->labels(0).empty()) {
+    throw Error(Code::calibration,
+                gate.place.text() + ": the gate's " + (gate.top1_drop ? "top1_drop" : "perplexity_ratio") +
+                    " needs labels, and the evaluation data have none",
+                "name the array of labels with `labels:` in the recipe's `eval:`");
+  }
+  if (!calib || !eval || calib->synthetic() || eval->synthetic()) return;
+  const std::vector<Digest> fitted = calib->sample_digests(threads), judged = eval->sample_digests(threads);
+  const std::set<Digest> known(fitted.begin(), fitted.end());
+  const auto both = std::count_if(judged.begin(), judged.end(), [&](const Digest& d) { return known.contains(d); });
+  if (both == 0) return;
+  const std::string what =
+      std::to_string(both) + " of the " + std::to_string(judged.size()) + " evaluation samples are calibration samples";
+  if (gate.needs_data()) {
+    throw Error(Code::calibration, gate.place.text() + ": the gate is measured on held-out data, but " + what,
+                "leave those samples out of one of the two");
+  }
+  journal.warn("quantize", what + ": the model was fitted to what it is judged by");
+}
+
 /// The error of every layer: the two readings of the graph as the passes left it, where equal names mean equal things
 /// (in the written file a product's output may already have passed a folded normalization or Relu).
 std::vector<std::pair<std::string, double>> rank_layers(const Graph& graph, std::shared_ptr<const Dataset> all,
@@ -199,6 +223,10 @@ Comparison compare_written(const Graph& original, const fs::path& file, const Da
                    check_stop(stop);
                    journal.progress({"compare", done, total});
                  });
+}
+
+double integer_share(const Latency& latency) {
+  return latency.multiply_adds > 0 ? latency.on_codes / latency.multiply_adds : 0;
 }
 
 bool nothing_quantized(const Journal& journal) {
@@ -258,13 +286,7 @@ JobResult run_job(const JobRequest& request, Journal& journal) {
   const std::shared_ptr<const Dataset> calib = open_if_named(original, plan.calib);
   const std::shared_ptr<const Dataset> eval = open_if_named(original, plan.eval);
   if (calib || eval) Executor(original, Reading::reference, threads);  // refuses unknown operators now, not later
-  if (plan.recipe.gate.top1_drop && eval->labels(0).empty()) {
-    throw Error(Code::calibration,
-                plan.recipe.gate.place.text() +
-                    ": the gate's top1_drop needs labels, and the "
-                    "evaluation data have none",
-                "name the array of labels with `labels:` in the recipe's `eval:`");
-  }
+  check_evaluation(plan.recipe.gate, calib.get(), eval.get(), threads, journal);
   check_stop(request.stop);
 
   Graph graph = original;
@@ -298,8 +320,8 @@ JobResult run_job(const JobRequest& request, Journal& journal) {
     check_sanity(*result.comparison);
   }
   const double ratio = static_cast<double>(result.output_bytes) / static_cast<double>(result.input_bytes);
-  const std::vector<GateLimit> limits =
-      judge(plan.recipe.gate, result.comparison ? &*result.comparison : nullptr, ratio);
+  const std::vector<GateLimit> limits = judge(plan.recipe.gate, result.comparison ? &*result.comparison : nullptr,
+                                              {ratio, integer_share(result.latency)});
   add_remarks(result, plan, calib.get(), journal);
   result.report = job_report(request, plan.recipe, result, limits, journal.facts());
   try {

@@ -178,11 +178,15 @@ std::string job_text(const JobRequest& request, const JobResult& result, const s
   if (!decisions.empty()) text += "\n" + decisions;
   if (const Json* gate = result.report.find("gate"); gate && !gate->as_array().empty()) {
     const auto& limits = gate->as_array();
-    const auto missed =
-        std::count_if(limits.begin(), limits.end(), [](const Json& l) { return *l.find("met") == Json(false); });
+    const auto count = [&](std::string_view verdict) {
+      return std::count_if(limits.begin(), limits.end(),
+                           [&](const Json& l) { return member(l, "verdict") == verdict; });
+    };
     const std::string all = std::to_string(limits.size()) + (limits.size() == 1 ? " limit" : " limits");
-    text += missed == 0 ? "\ngate: met (" + all + ")\n"
-                        : "\ngate: missed (" + std::to_string(missed) + " of " + all + ")\n";
+    const auto missed = count("missed"), undecided = count("undecided");
+    const std::string how = missed > 0 ? "missed" : undecided > 0 ? "undecided" : "met";
+    text += "\ngate: " + how + " (" + (how == "met" ? "" : std::to_string(missed > 0 ? missed : undecided) + " of ") +
+            all + ")\n";
   }
   for (const std::string& remark : result.remarks) text += "\nnote: " + remark;
   return text + (result.remarks.empty() ? "" : "\n");

@@ -36,6 +36,10 @@ class Estimate {
     for (const NodeId n : order) precision_[index(n)] = precision_of(n);
     for (const NodeId n : order) {
       const Precision precision = precision_[index(n)];
+      const double macs = multiply_adds(n);
+      sum_.multiply_adds += macs;
+      if (precision == Precision::integer || precision == Precision::dynamic) sum_.on_codes += macs;
+      if (target_.costs.empty()) continue;
       const double in_float = fused_in_float(n) ? 0 : time_of(n, Precision::floating);
       double now = in_float;
       if (absorbed(n)) now = 0;
@@ -44,6 +48,7 @@ class Estimate {
       sum_.as_decided += now;
       if (precision != Precision::floating) sum_.nodes.push_back({n, precision, in_float, now});
     }
+    if (target_.costs.empty()) return std::move(sum_);
     for (const ValueId v : graph_.values()) convert(v);
     sum_.as_decided += sum_.conversions;
     return std::move(sum_);
@@ -96,6 +101,11 @@ class Estimate {
       for (const ValueId v : node.outputs) w.rows = std::max(w.rows, count(shape(v)));
     }
     return w;
+  }
+
+  double multiply_adds(NodeId n) const {
+    const Work w = work_of(n, Precision::floating);
+    return w.rows * static_cast<double>(w.columns) * static_cast<double>(w.depth);
   }
 
   // --- rates
@@ -245,7 +255,7 @@ class Estimate {
 }  // namespace
 
 Latency estimate_latency(const Graph& graph, const Target& target, bool overridable) {
-  return target.costs.empty() ? Latency{} : Estimate(graph, target, overridable).run();
+  return Estimate(graph, target, overridable).run();
 }
 
 }  // namespace qtool

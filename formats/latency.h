@@ -57,15 +57,16 @@ struct BorderLatency {
 };
 
 struct Latency {
-  std::vector<NodeLatency> nodes;      // those with a decision
-  std::vector<BorderLatency> borders;  // values that a node with an integer decision makes or reads
-  double in_float = 0;                 // ns, all nodes that the target has rates for
-  double as_decided = 0;               // ns, conversions included
-  double conversions = 0;              // ns, the part of as_decided that only turns floats into codes and back
+  std::vector<NodeLatency> nodes;          // those with a decision
+  std::vector<BorderLatency> borders;      // values that a node with an integer decision makes or reads
+  double in_float = 0;                     // ns, all nodes that the target has rates for
+  double as_decided = 0;                   // ns, conversions included
+  double conversions = 0;                  // ns, the part of as_decided that only turns floats into codes and back
+  double multiply_adds = 0, on_codes = 0;  // of Conv, MatMul and Gemm; of them in integers
 };
 
-/// The estimate for a graph whose extents are known (an extent of -1 counts as 1). Nothing when the target has no
-/// rates. Bodies are left out: decisions inside them do not exist. `overridable`: callers of the float model may
+/// The estimate for a graph whose extents are known (an extent of -1 counts as 1). Multiply-adds alone when the target
+/// has no rates. Bodies are left out: decisions inside them do not exist. `overridable`: callers of the float model may
 /// replace its weights (IR 3 lists them as inputs), so that no runtime packs them ahead of time.
 Latency estimate_latency(const Graph& graph, const Target& target, bool overridable = false);
 

@@ -103,19 +103,37 @@ Tensor as_input(const Tensor& t, DType wanted, const std::string& name) {
               hint);
 }
 
+namespace {
+
+Digest digest_of(const Tensor& t) {
+  Hasher hasher;
+  hasher.number(t.rank());
+  for (const std::int64_t d : t.shape()) hasher.number(d);
+  return hasher.bytes(t.bytes()).finish();
+}
+
+}  // namespace
+
 void Samples::digest(Hasher& hasher, std::int64_t begin, std::int64_t end, Threads& threads) const {
   std::vector<Digest> digests(index(end - begin));
   for (const std::string& name : names()) {
-    threads.for_each(end - begin, 1, [&](std::int64_t i, std::int64_t) {
-      const Tensor t = sample(name, begin + i);
-      Hasher own;
-      own.number(t.rank());
-      for (const std::int64_t d : t.shape()) own.number(d);
-      digests[index(i)] = own.bytes(t.bytes()).finish();
-    });
+    threads.for_each(end - begin, 1,
+                     [&](std::int64_t i, std::int64_t) { digests[index(i)] = digest_of(sample(name, begin + i)); });
     hasher.text(name).number(type(name).dtype);
     for (const Digest& d : digests) hasher.digest(d);
   }
+}
+
+std::vector<Digest> Samples::digests(std::int64_t begin, std::int64_t end, Threads& threads) const {
+  std::vector<Digest> digests(index(end - begin));
+  threads.for_each(end - begin, 1, [&](std::int64_t i, std::int64_t) {
+    Hasher hasher;
+    for (const std::string& name : names()) {
+      hasher.text(name).number(type(name).dtype).digest(digest_of(sample(name, begin + i)));
+    }
+    digests[index(i)] = hasher.finish();
+  });
+  return digests;
 }
 
 ArraySamples::ArraySamples(std::vector<Array> arrays, Tensor labels, std::int64_t sequence, const std::string& source)

@@ -43,6 +43,8 @@ class Samples {
   /// True when sample i starts a sequence (only asked where state is carried).
   virtual bool restarts(std::int64_t i) const { return i == 0; }
   void digest(Hasher&, std::int64_t begin, std::int64_t end, Threads&) const;
+  /// Of each sample by itself, labels apart.
+  std::vector<Digest> digests(std::int64_t begin, std::int64_t end, Threads&) const;
   virtual bool synthetic() const { return false; }
 };
 

@@ -82,11 +82,13 @@ struct Step {
 
 /// Limits that the written model must meet on held-out data; unset: not asked.
 struct Gate {
-  std::optional<double> sqnr_db, kl, top1_drop, size_ratio, agreement;
+  std::optional<double> sqnr_db, kl, top1_drop, perplexity_ratio, agreement, size_ratio, integer_share;
+  bool pass_undecided = false;  // a limit that the samples are too few to decide counts as met
   Place place;
   Settings settings;  // as written, for --set
-  bool any() const { return sqnr_db || kl || top1_drop || size_ratio || agreement; }
-  bool needs_data() const { return sqnr_db || kl || top1_drop || agreement; }
+  bool any() const { return needs_data() || size_ratio || integer_share; }
+  bool needs_data() const { return sqnr_db || kl || top1_drop || perplexity_ratio || agreement; }
+  bool needs_labels() const { return top1_drop || perplexity_ratio; }
 };
 
 struct Recipe {

@@ -55,15 +55,16 @@ JOBS = {
     "byte_llama": STATIC + DYNAMIC + FOUR_BITS,
 }
 
-def timed(command):
-    """Seconds, peak resident MiB and exit status of a whole process; OPENBLAS_CORETYPE unset for both sides."""
+def timed(command, folder):
+    """Seconds, peak resident MiB and exit status of a whole process in `folder`, where some leave files; OPENBLAS_CORETYPE
+    unset for both sides."""
     environment = {k: v for k, v in os.environ.items() if k not in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")}
     # A small parent of its own: a forked child's peak would otherwise start at the size of this process.
     script = ("import resource,subprocess,sys,time\nt=time.perf_counter()\n"
               "r=subprocess.run(sys.argv[1:],capture_output=True,text=True,errors='replace')\n"
               "print('\\n'.join(r.stderr.strip().splitlines()[-1:]))\n"
               "print(time.perf_counter()-t,resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss/1024,r.returncode)")
-    done = subprocess.run([sys.executable, "-S", "-c", script, *map(str, command)], env=environment, capture_output=True,
+    done = subprocess.run([sys.executable, "-S", "-c", script, *map(str, command)], env=environment, cwd=folder, capture_output=True,
                           text=True, check=True)
     *message, figures = done.stdout.strip().splitlines()
     seconds, mib, status = figures.split()
@@ -114,7 +115,7 @@ class Model:
         for _ in range(rounds):
             for r in rows:
                 if not taken[id(r)] or taken[id(r)][-1][2] == 0:
-                    taken[id(r)].append(timed(self.command(r["tool"], r["method"], target[id(r)])))
+                    taken[id(r)].append(timed(self.command(r["tool"], r["method"], target[id(r)]), self.work))
         files = []
         for r in rows:
             seconds, mib, status, message = zip(*taken[id(r)])
@@ -129,6 +130,7 @@ class Model:
                 files.append((r, s))
             except Exception as error:  # a file that does not run is a result
                 r["failure"] = str(error).splitlines()[0]
+                r.pop("quality", None)
         times = latencies([self.session] + [s for _, s in files], self.evaluation[0], seconds=1.0 + len(files))
         for (r, _), ms in zip(files, times[1:]):
             r |= r["quality"].figures() | {"ms": [times[0], ms]}

@@ -104,9 +104,32 @@ TEST_CASE("a gate that is met publishes, one that is missed exits with 3 and pub
   CHECK(missed.out.find("SQNR, dB") != std::string::npos);
   CHECK(bytes_of(output) == old);
   const Json gate = *Json::parse(bytes_of(report), report).find("gate");
-  CHECK(*gate.as_array()[0].find("met") == Json(false));
+  CHECK(*gate.as_array()[0].find("verdict") == Json("missed"));
   CHECK(run_qtool(with(words, {"--set", "gate.size_ratio=0.01"})).code == 3);
   CHECK(listing(folder.path()).size() == 2);
+}
+
+TEST_CASE("samples that the model was fitted to do not judge it") {
+  const ScratchFolder folder;
+  const std::string output = (folder / "q.onnx").string(), data = sample_data("digits_eval");
+  const std::vector<std::string> words{
+      "quantize", sample_model("digits_cnn"), "--recipe", "int8_static", "--calib", data, "--eval", data, "-o", output};
+  check_fails(with(words, {"--set", "gate.sqnr_db=5"}), 7,
+              {"the gate is measured on held-out data, but", "evaluation samples are calibration samples"});
+  CHECK(listing(folder.path()).empty());
+  const Outcome told = run_qtool(words);
+  CHECK(told.code == 0);
+  CHECK(told.err.find("the model was fitted to what it is judged by") != std::string::npos);
+}
+
+TEST_CASE("the share of integer arithmetic is a limit") {
+  const ScratchFolder folder;
+  const auto words = words_for(cnn_static, (folder / "q.onnx").string());
+  CHECK(run_qtool(with(words, {"--set", "gate.integer_share=0.99"})).code == 0);
+  const Outcome weights = run_qtool({"quantize", sample_model("digits_cnn"), "--recipe", "int8_weights", "-o",
+                                     (folder / "w.onnx").string(), "--set", "gate.integer_share=0.01"});
+  CHECK(weights.code == 3);
+  CHECK(weights.err.find("integer_share is 0.000") != std::string::npos);
 }
 
 TEST_CASE("a gate without evaluation data, and labels that are not there, are refused before any work") {
