@@ -230,7 +230,9 @@ Executor::Plan::Plan(const Graph& g, Reading r, Threads& t)
   const Links links(graph);
   for (const NodeId id : order) {
     if (reading == Reading::quantized && decided(graph[id])) continue;
-    if (auto group = integer_group(graph, links, id)) group_of[group->last] = std::move(*group);
+    auto group = integer_group(graph, links, id);
+    if (!group) group = moved_codes(graph, links, id);
+    if (group) group_of[group->last] = std::move(*group);
   }
   for (const NodeId id : order) {
     const Node& node = graph[id];

@@ -30,11 +30,7 @@ class Fusion {
     if (const auto group = integer_group(g_, links_, n)) return become(n, group->node);
     if (node.op == "Concat") return concat(n);
     if (node.op == "Where") return where(n);
-    if (node.op == "Add" || node.op == "Mul") return binary(n);
-    if (node.op == "AveragePool" || node.op == "GlobalAveragePool" || node.op == "LeakyRelu" || node.op == "Sigmoid" ||
-        node.op == "Softmax") {
-      return unary(n);
-    }
+    if (node.op == "AveragePool" || node.op == "GlobalAveragePool" || node.op == "Softmax") return unary(n);
     if (node.op == "Relu") return relu(n);
     if (l_.target.find(node, Role::move) != nullptr) move(n);
   }
@@ -56,13 +52,6 @@ class Fusion {
     for (const ValueId v : inputs) node.inputs.push_back({v, nullptr});
     node.outputs = {output};
     if (!domain.empty()) l_.use_contrib();
-  }
-
-  void binary(NodeId n) {
-    const auto a = coded(g_[n].inputs[0].value), b = coded(g_[n].inputs[1].value), y = quantized(g_[n].outputs[0]);
-    if (!a || !b || !y) return;
-    become(n, "QLinear" + g_[n].op, "com.microsoft",
-           {a->codes, a->scale, a->zero_point, b->codes, b->scale, b->zero_point, y->scale, y->zero_point}, y->codes);
   }
 
   void unary(NodeId n) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // QLinear operators of com.microsoft: a float operator between dequantized operands and a quantized result. The sums
 // and tables of the runtime's kernels are not repeated; results may differ from them by one code at ties.
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -44,8 +45,46 @@ Attrs kept(const Attrs& attrs, std::initializer_list<std::string_view> names) {
 
 // ---- two operands: (A, A_scale, A_zero_point, B, B_scale, B_zero_point, C_scale, C_zero_point)
 
+/// Codes of one type and shape: without a float in memory. False for others. f: of two floats.
+template <class F>
+bool combine_codes(const OpContext& c, const F& f) {
+  const Tensor &a = c.in(0), &b = c.in(3);
+  if (a.shape() != b.shape() || a.dtype() != b.dtype() || (a.dtype() != DType::u8 && a.dtype() != DType::i8) ||
+      !c.has(2) || !c.has(5) || !c.has(7) || c.in(7).dtype() != a.dtype()) {
+    return false;
+  }
+  const float sa = scalar_of(c.in(1), "a scale"), za = scalar_of(c.in(2), "a zero point"),
+              sb = scalar_of(c.in(4), "a scale"), zb = scalar_of(c.in(5), "a zero point"),
+              sy = scalar_of(c.in(6), "the output's scale"), zy = scalar_of(c.in(7), "the output's zero point");
+  const CodeRange range = code_range(a.dtype());
+  const float low = range.low - zy, high = range.high - zy;
+  Tensor y = Tensor::unset(a.dtype(), a.shape());
+  for_integer_type(a.dtype(), [&](auto zero) {
+    using T = decltype(zero);
+    const T *left = a.read<T>().data(), *right = b.read<T>().data();
+    T* to = y.write<T>().data();
+    const auto part = [&](std::int64_t begin, std::int64_t end) {
+      with_widest_vectors([&]() QTOOL_INLINE {
+        const float sa1 = sa, za1 = za, sb1 = sb, zb1 = zb, sy1 = sy, zy1 = zy, low1 = low, high1 = high;
+        const T *l = left + begin, *r = right + begin;
+        fill_by(to + begin, end - begin, [=](std::int64_t i) QTOOL_INLINE {
+          const float v = f((static_cast<float>(l[i]) - za1) * sa1, (static_cast<float>(r[i]) - zb1) * sb1);
+          return code_of<T>(v / sy1, low1, high1, zy1);
+        });
+      });
+    };
+    if (a.count() <= elements_per_chunk) return part(0, a.count());
+    c.threads.for_each(a.count(), elements_per_chunk, part);
+  });
+  c.out(0, std::move(y));
+  return true;
+}
+
 template <const OpDef& def>
 void binary(const OpContext& c) {
+  const bool done = &def == &op::Add ? combine_codes(c, [](float a, float b) QTOOL_INLINE { return a + b; })
+                                     : combine_codes(c, [](float a, float b) QTOOL_INLINE { return a * b; });
+  if (done) return;
   Tensor y = run_op(c, def, {dequantized(c, 0, 1, 2), dequantized(c, 3, 4, 5)}, {}, 14)[0];
   quantize_out(c, std::move(y), 6, 7, c.in(0).dtype());
 }
@@ -59,10 +98,41 @@ void binary_infer(InferContext& c) {
 
 // ---- one operand: (X, X_scale, X_zero_point, Y_scale, Y_zero_point)
 
+/// What becomes of every byte, looked up.
+Tensor looked_up(Threads& threads, const Tensor& codes, const Tensor& table) {
+  Tensor y = Tensor::unset(table.dtype(), codes.shape());
+  const std::byte *all = codes.bytes().data(), *entry = table.bytes().data();
+  std::byte* result = y.write_bytes().data();
+  threads.for_each(codes.count(), elements_per_chunk, [&](std::int64_t begin, std::int64_t end) {
+    const std::byte *from = all + begin, *const last = all + end, *const map = entry;
+    std::byte* to = result + begin;
+    for (; from + 8 <= last; from += 8, to += 8) {  // a store of one byte at a time would be the slowest part
+      std::uint64_t eight = 0, out = 0;
+      std::memcpy(&eight, from, sizeof eight);
+      for (unsigned shift = 0; shift < 64; shift += 8) {
+        out |= static_cast<std::uint64_t>(map[eight >> shift & 0xff]) << shift;
+      }
+      std::memcpy(to, &out, sizeof out);
+    }
+    for (; from < last; ++from, ++to) *to = map[static_cast<std::size_t>(*from)];
+  });
+  return y;
+}
+
+/// Operators of single elements: codes are 256 values.
 template <const OpDef& def>
 void unary(const OpContext& c) {
-  Tensor y = run_op(c, def, {dequantized(c, 0, 1, 2)}, kept(c.attrs(), {"alpha"}), 14)[0];
-  quantize_out(c, std::move(y), 3, 4, c.in(0).dtype());
+  const Tensor& x = c.in(0);
+  require(x.dtype() == DType::u8 || x.dtype() == DType::i8, "8-bit codes are needed");
+  Tensor all(x.dtype(), {256});
+  for (std::size_t i = 0; std::byte & b : all.write_bytes()) b = static_cast<std::byte>(i++);
+  std::vector<Tensor> inputs(c.inputs.begin(), c.inputs.end()), results(1);
+  const bool small = x.count() < all.count();
+  if (!small) inputs[0] = all;
+  const OpContext inner{c.node, c.opset, inputs, results, c.threads, c.run_body};
+  Tensor y = run_op(inner, def, {dequantized(inner, 0, 1, 2)}, kept(c.attrs(), {"alpha"}), 14)[0];
+  quantize_out(inner, std::move(y), 3, 4, x.dtype());
+  c.out(0, small ? std::move(results[0]) : looked_up(c.threads, x, results[0]));
 }
 
 void softmax(const OpContext& c) {

@@ -2,6 +2,7 @@
 #include "formats/ir/integer_group.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -127,6 +128,39 @@ struct Group {
     out.node.attrs.erase("beta");
     return out;
   }
+
+  std::optional<IntegerGroup> element_by_element(std::size_t operands) const {
+    if (!a || !y || !is_uniform(g, *a)) return std::nullopt;
+    std::vector<ValueId> inputs{a->codes, a->scale, a->zero_point};
+    if (operands == 2) {
+      if (!b || !is_uniform(g, *b)) return std::nullopt;
+      inputs.insert(inputs.end(), {b->codes, b->scale, b->zero_point});
+    }
+    inputs.insert(inputs.end(), {y->scale, y->zero_point});
+    return become("QLinear" + node.op, "com.microsoft", inputs);
+  }
+
+  /// Codes keep their meaning where they only move: the same scale and zero point in front and behind.
+  std::optional<IntegerGroup> move() const {
+    if (!y || node.outputs.size() != 1) return std::nullopt;
+    const auto same = [&](ValueId x, ValueId z) {
+      return x == z ||
+             (g[x].data.dtype() == g[z].data.dtype() && std::ranges::equal(g[x].data.bytes(), g[z].data.bytes()));
+    };
+    std::vector<ValueId> inputs;
+    for (std::size_t i = 0; i < node.inputs.size(); ++i) {
+      if (i > 0 && node.op != "Concat") {
+        inputs.push_back(node.inputs[i].value);
+        continue;
+      }
+      const auto x = coded(g, links, node.inputs[i].value);
+      if (!x || !is_uniform(g, *x) || !same(x->scale, y->scale) || !same(x->zero_point, y->zero_point)) {
+        return std::nullopt;
+      }
+      inputs.push_back(x->codes);
+    }
+    return become(node.op, "", inputs);
+  }
 };
 
 }  // namespace
@@ -175,11 +209,24 @@ bool cuts_nothing(const Graph& g, const Node& node, const Coded& c) {
 
 std::optional<IntegerGroup> integer_group(const Graph& g, const Links& links, NodeId n) {
   const Node& node = g[n];
-  if (!node.domain.empty() || node.inputs.size() < 2 || node.outputs.empty()) return std::nullopt;
+  if (!node.domain.empty() || node.inputs.empty() || node.outputs.empty()) return std::nullopt;
+  if (node.op == "LeakyRelu" || node.op == "Sigmoid") return Group(g, links, n).element_by_element(1);
+  if (node.inputs.size() < 2) return std::nullopt;
   if (node.op == "Conv") return Group(g, links, n).conv();
   if (node.op == "MatMul") return Group(g, links, n).matmul();
   if (node.op == "Gemm") return Group(g, links, n).gemm();
+  if (node.op == "Add" || node.op == "Mul") return Group(g, links, n).element_by_element(2);
   return std::nullopt;
+}
+
+std::optional<IntegerGroup> moved_codes(const Graph& g, const Links& links, NodeId n) {
+  static constexpr std::array<std::string_view, 12> moves{"Concat",  "DepthToSpace", "Expand",    "Flatten",
+                                                          "Gather",  "MaxPool",      "Reshape",   "Slice",
+                                                          "Squeeze", "Tile",         "Transpose", "Unsqueeze"};
+  const Node& node = g[n];
+  if (!node.domain.empty() || std::find(moves.begin(), moves.end(), node.op) == moves.end()) return std::nullopt;
+  if (node.inputs.empty() || node.outputs.empty()) return std::nullopt;
+  return Group(g, links, n).move();
 }
 
 }  // namespace qtool

@@ -281,4 +281,90 @@ g (uint8[2, 3] a) => (float[2, 4] y, float[2, 4] z)
   CHECK(group_at(g, "z")->inside.size() == 2);
 }
 
+namespace {
+
+/// The group that makes `y` gives the bytes that its nodes give one by one: where a float inside it is fed they run.
+void as_its_nodes(const std::string& text, const char* inside, const std::string& becomes) {
+  const Graph g = parse_graph("<ir_version: 8, opset_import: [\"\" : 17]>\ng " + text);
+  CAPTURE(text);
+  const Links links(g);
+  const NodeId middle = links.consumers(*g.find_value(inside))[0].node;
+  auto group = integer_group(g, links, middle);
+  if (!group) group = moved_codes(g, links, middle);
+  REQUIRE(group);
+  CHECK(group->node.op == becomes);
+  Maker m(8);
+  Feeds feeds;
+  for (const ValueId v : g.inputs) feeds[v] = m.codes(g[v].type.dtype, g[v].type.shape);
+  const OnKernel integers(kernel::reference);
+  for (const int count : {1, 3}) {
+    Threads threads(count, &integers);
+    const Executor executor(g, Reading::reference, threads);
+    const Tensor whole = executor.run(feeds)[0];
+    Feeds more = feeds;
+    const ValueId wanted[] = {*g.find_value(inside)};
+    more[wanted[0]] = executor.run(feeds, wanted)[0];
+    CHECK(executor.run(more)[0].same_bytes(whole));
+  }
+}
+
+}  // namespace
+
+TEST_CASE("operators of single elements run on codes") {
+  for (const char* type : {"uint8", "int8"}) {
+    for (const std::string shape : {"[3, 5]", "[40, 33]"}) {
+      const std::string t = std::string(type) + shape;
+      const std::string constants = " <float s = {0.03}, " + std::string(type) + " z = {7}, float s2 = {0.011}, " +
+                                    type + " z2 = {3}, float s3 = {0.025}, " + type +
+                                    " z3 = {90}> { u = DequantizeLinear(a, s, z) ";
+      const std::string two =
+          "(" + t + " a, " + t + " b) => (" + t + " y)" + constants + "v = DequantizeLinear(b, s2, z2) ";
+      as_its_nodes(two + "w = Add(u, v) y = QuantizeLinear(w, s3, z3) }", "u", "QLinearAdd");
+      as_its_nodes(two + "w = Mul(u, v) y = QuantizeLinear(w, s3, z3) }", "u", "QLinearMul");
+      const std::string one = "(" + t + " a) => (" + t + " y)" + constants;
+      as_its_nodes(one + "w = LeakyRelu<alpha = 0.1>(u) y = QuantizeLinear(w, s3, z3) }", "u", "QLinearLeakyRelu");
+      as_its_nodes(one + "w = Sigmoid(u) y = QuantizeLinear(w, s2, z2) }", "u", "QLinearSigmoid");
+    }
+  }
+  as_its_nodes(  // spread over an axis
+      "(uint8[3, 5] a, uint8[5] b) => (uint8[3, 5] y) <float s = {0.03}, uint8 z = {7}> {"
+      " u = DequantizeLinear(a, s, z) v = DequantizeLinear(b, s, z) w = Add(u, v) y = QuantizeLinear(w, s, z) }",
+      "u", "QLinearAdd");
+}
+
+TEST_CASE("codes move as codes where their meaning stays") {
+  const auto moves = [](const std::string& out, const std::string& node, const std::string& becomes,
+                        const std::string& behind = "s, z") {
+    as_its_nodes(
+        "(uint8[1, 4, 6, 6] a, uint8[1, 4, 6, 6] b) => (uint8" + out +
+            " y) <float s = {0.03}, uint8 z = {7}, int64[2] to = {4, 36}, int64[1] zero = {0}, int64[1] two = {2}>"
+            " { u = DequantizeLinear(a, s, z) v = DequantizeLinear(b, s, z) w = " +
+            node + " y = QuantizeLinear(w, " + behind + ") }",
+        "u", becomes);
+  };
+  moves("[4, 36]", "Reshape(u, to)", "Reshape");
+  moves("[1, 6, 6, 4]", "Transpose<perm = [0, 2, 3, 1]>(u)", "Transpose");
+  moves("[1, 4, 3, 3]", "MaxPool<kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 0, 0]>(u)", "MaxPool");
+  moves("[1, 8, 6, 6]", "Concat<axis = 1>(u, v)", "Concat");
+  moves("[1, 4, 2, 6]", "Slice(u, zero, two, two)", "Slice");
+}
+
+TEST_CASE("codes whose meaning changes do not move as codes") {
+  const Graph g = parse_graph(R"(<ir_version: 8, opset_import: ["" : 17]>
+g (uint8[2, 3] a, uint8[2, 3] b) => (uint8[3, 2] y, uint8[4, 3] c, uint8[2, 3] n)
+<float s = {0.03}, uint8 z = {7}, float s2 = {0.04}, uint8 z2 = {8}>
+{
+  u = DequantizeLinear(a, s, z)
+  v = DequantizeLinear(b, s2, z)
+  t = Transpose(u)
+  y = QuantizeLinear(t, s, z2)
+  j = Concat<axis = 0>(u, v)
+  c = QuantizeLinear(j, s, z)
+  m = Neg(u)
+  n = QuantizeLinear(m, s, z)
+})");
+  const Links links(g);
+  for (const char* v : {"t", "j", "m"}) CHECK(!moved_codes(g, links, links.producer(*g.find_value(v))));
+}
+
 }  // namespace qtool
