@@ -2,6 +2,7 @@
 // How a graph is laid out for running: Executor::Plan's steps, operands and schedules.
 #include <algorithm>
 #include <map>
+#include <tuple>
 
 #include "calib/executor_plan.h"
 #include "calib/ops/on_codes.h"
@@ -159,12 +160,25 @@ void Executor::Plan::quantize_constants(Building& building) {
   for (PlanStep& step : steps) {
     for (Operand& o : step.inputs) take(o);
     for (Operand& o : step.captured) take(o);
-    const auto is_constant = [](const Operand& o) { return o.value == ValueId::none || !o.fixed.empty(); };
-    if (step.inputs.size() > 1 && std::all_of(step.inputs.begin() + 1, step.inputs.end(), is_constant)) {
-      step.prepared = std::make_unique<Prepared>();
-    }
   }
   for (Operand& o : outputs) take(o);
+}
+
+/// Takes memory for what operators prepare before values take theirs: later, in the midst of them, it would keep freed
+/// places from growing together.
+void Executor::Plan::prepare() {
+  using Key = std::tuple<const OpDef*, const std::byte*, DType, Shape>;
+  std::map<Key, std::shared_ptr<Prepared>> of_constant;
+  for (PlanStep& step : steps) {
+    if (step.def->prepares == nullptr || step.inputs.size() < 2 || step.inputs[1].fixed.empty()) continue;
+    const Tensor& constant = step.inputs[1].fixed;
+    const std::int64_t floats = step.def->prepares(*step.node, constant);
+    if (floats == 0) continue;
+    std::shared_ptr<Prepared>& shared =
+        of_constant[{step.def, constant.bytes().data(), constant.dtype(), constant.shape()}];
+    if (shared == nullptr) shared = std::make_shared<Prepared>(floats);
+    step.prepared = shared;
+  }
 }
 
 PlanStep& Executor::Plan::add_step(NodeId id, const Node& node, const OpDef& def, Building& building) {
@@ -262,6 +276,7 @@ Executor::Plan::Plan(const Graph& g, Reading r, Threads& t)
     output_values.push_back(use.value);
   }
   quantize_constants(building);
+  prepare();
   std::vector<std::uint8_t> given(graph.value_slots(), 0);
   for (const ValueId v : graph.inputs) given[index(v)] = 1;
   for (const Capture& c : graph.captures) given[index(c.inner)] = 1;

@@ -43,7 +43,7 @@ struct PlanStep {
   std::int64_t opset = 0;
   std::vector<Operand> inputs, captured;
   std::vector<std::unique_ptr<const Executor::Plan>> bodies;
-  std::unique_ptr<Prepared> prepared;  // null unless the operands behind the first one are constants
+  std::shared_ptr<Prepared> prepared;  // null: the operator has nothing to prepare
   // The step makes on codes what the step before, in the schedule instead of it where need be, makes on floats.
   bool on_codes = false;
   std::vector<ValueId> inside;  // values that it does without
@@ -102,6 +102,7 @@ struct Executor::Plan {
   Operand operand(const Use&, Form, const Node* consumer, Building&);
   void add_codes(const Use&, const Node& consumer, Building&, std::vector<Operand>& to);
   void quantize_constants(Building&);
+  void prepare();
   PlanStep& add_step(NodeId, const Node&, const OpDef&, Building&);
   bool add_step_on_codes(NodeId, const Node&, Building&);
   Tensor fetch(const Operand&, Slots&) const;

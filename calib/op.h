@@ -15,19 +15,20 @@
 
 namespace qtool {
 
-/// What an operator makes of its constant operands once, for all runs. Thread-safe.
+/// What an operator makes of a constant operand once, for all runs. Thread-safe.
 class Prepared {
  public:
-  /// make(), called by whoever comes first.
-  template <class Make>
-  const Tensor& get(const Make& make) {
-    std::call_once(once_, [&] { tensor_ = make(); });
-    return tensor_;
+  explicit Prepared(std::int64_t floats) : memory_(Tensor::unset(DType::f32, {floats})) {}
+  /// The memory, filled by fill(float*) when it is first asked for.
+  template <class Fill>
+  const float* get(const Fill& fill) {
+    std::call_once(once_, [&] { fill(memory_.write<float>().data()); });
+    return memory_.read<float>().data();
   }
 
  private:
   std::once_flag once_;
-  Tensor tensor_;
+  Tensor memory_;
 };
 
 /// What an operator sees when it runs. Inputs left out are empty tensors. Errors are Error(Code::input) with a
@@ -41,7 +42,7 @@ class OpContext {
   Threads& threads;
   /// Runs a body graph of this node on `feeds` (one per body.inputs; captured values are bound by the executor).
   const std::function<std::vector<Tensor>(const Graph& body, std::vector<Tensor> feeds)>& run_body;
-  /// Null unless the operands behind the first one are the same in every run.
+  /// Null unless operand 1 is constant and OpDef::prepares asked for it.
   Prepared* prepared = nullptr;
 
   /// The input, or an empty tensor when it is absent or left out.
@@ -101,6 +102,9 @@ struct OpDef {
   void (*infer)(InferContext&);  // null: nothing is known before running
   void (*forward)(const OpContext&);
   void (*backward)(BackwardContext&);  // null: gradients stop here
+  /// Floats that `forward` keeps from run to run (OpContext::prepared) for a constant operand 1, `constant`; made of
+  /// nothing else, as nodes that share the constant share them. Null: none.
+  std::int64_t (*prepares)(const Node&, const Tensor& constant) = nullptr;
 };
 
 /// The ai.onnx opset of which qtool knows the meaning of every operator that it has.

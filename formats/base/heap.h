@@ -6,12 +6,6 @@
 #include <malloc.h>
 #endif
 
-#include <sys/mman.h>
-
-#include <cstddef>
-#include <memory>
-#include <new>
-
 namespace qtool {
 
 /// Keeps freed memory for the next allocation instead of handing it back to the system: the results of one operator
@@ -23,14 +17,6 @@ inline void keep_freed_memory() {
   mallopt(M_TRIM_THRESHOLD, 1 << 30);
   mallopt(M_ARENA_MAX, 1);  // what one thread freed serves the next one; heaps of threads go back once they are empty
 #endif
-}
-
-/// Zeroed memory apart from the heap, for what stays while larger blocks come and go: in the midst of the heap it would
-/// keep their places from growing together. std::bad_alloc when there is none.
-inline std::shared_ptr<std::byte> own_pages(std::size_t size) {
-  void* p = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (p == MAP_FAILED) throw std::bad_alloc();
-  return {static_cast<std::byte*>(p), [size](std::byte* q) { ::munmap(q, size); }};
 }
 
 }  // namespace qtool

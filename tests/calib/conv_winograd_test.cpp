@@ -21,9 +21,9 @@ namespace {
 
 std::vector<float> filtered(const Problem& p, Vectors vectors, int thread_count) {
   Threads threads(thread_count);
-  std::vector<float> y(p.outputs(), -1.0F);
-  convolve_by_winograd(threads, p.c, p.x.data(), p.kernel.data(), winograd_kernel(p.c, p.kernel.data()), p.biases(),
-                       y.data(), vectors);
+  std::vector<float> y(p.outputs(), -1.0F), transformed(static_cast<std::size_t>(36 * p.c.inputs * (p.c.outputs + 15)));
+  transform_kernel(p.c, p.kernel.data(), transformed.data());
+  convolve_by_winograd(threads, p.c, p.x.data(), p.kernel.data(), transformed.data(), p.biases(), y.data(), vectors);
   return y;
 }
 
@@ -189,6 +189,35 @@ g (float[1,32,16,16] x, float[32,32,3,3] kernel) => (float[1,32,16,16] y) {
   g[kernel].data = weights;
   const Tensor y = Executor(g, Reading::reference, threads).run({{x, image}}, wanted)[0];
   if (widest_available() >= Vectors::avx2) CHECK(same_bits(filtered(p, widest_available(), 1), y.read<float>().data()));
+}
+
+TEST_CASE("minimal filtering: nodes share what is made of a kernel that they share, in one shape") {
+  Graph g = parse_graph(R"(<ir_version: 8, opset_import: ["" : 17]>
+g (float[1,32,16,16] a, float[1,16,16,16] b, float[32,32,3,3] k, float[64,16,3,3] l) => (float[1,32,16,16] u, float[1,32,16,16] v, float[1,64,16,16] w) {
+  u = Conv<pads = [1, 1, 1, 1]>(a, k)
+  v = Conv<pads = [1, 1, 1, 1]>(u, k)
+  w = Conv<pads = [1, 1, 1, 1]>(b, l)
+})");
+  Problem p, q;
+  p.c = convolution({1, 32, 16, 16}, 32, {1, 1, 1, 1});
+  q.c = convolution({1, 16, 16, 16}, 64, {1, 1, 1, 1});
+  fill(p, Rng(26, "conv_winograd_test"));
+  fill(q, Rng(27, "conv_winograd_test"));
+  q.kernel = p.kernel;
+  const Tensor weights = Tensor::of<float>({32, 32, 3, 3}, p.kernel);
+  g[*g.find_value("k")].data = weights;
+  g[*g.find_value("l")].data = weights.reshaped({64, 16, 3, 3});
+  Threads threads(1);
+  const auto y = Executor(g, Reading::reference, threads)
+                     .run({{*g.find_value("a"), Tensor::of<float>({1, 32, 16, 16}, p.x)},
+                           {*g.find_value("b"), Tensor::of<float>({1, 16, 16, 16}, q.x)}});
+  const auto floats = [&](std::size_t i) {
+    return std::vector<float>(y[i].read<float>().begin(), y[i].read<float>().end());
+  };
+  CHECK(worst_error(p, floats(0)) < 3e-6);
+  p.x = floats(0);
+  CHECK(worst_error(p, floats(1)) < 3e-6);
+  CHECK(worst_error(q, floats(2)) < 3e-6);
 }
 
 }  // namespace qtool::test
