@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 #include "calib/ops/scratch.h"
 #include "formats/base/widest.h"
@@ -35,25 +36,41 @@ QTOOL_INLINE inline void lay_line(const float* const (&channels)[half], std::int
   }
 }
 
+template <class V>
 QTOOL_INLINE inline void transform_columns(const Run& run, float* lines) {
-  for (std::int64_t x = 0; x < run.count * outputs + 2; ++x, lines += panel) {
-    Panel d[points], v[points];
+  for (std::int64_t at = 0; at < (run.count * outputs + 2) * panel; at += lanes<V>, lines += lanes<V>) {
+    V d[points], v[points];
     for (std::int64_t i = 0; i < points; ++i) load(d[i], lines + i * run_pitch * panel);
     winograd::transform_input(d, v);
     for (std::int64_t i = 0; i < points; ++i) store(lines + i * run_pitch * panel, v[i]);
   }
 }
 
-QTOOL_INLINE inline void transform_sums(const float* sums, const Panel& bias, float* lines, Panel& all) {
-  Panel rows[outputs][points];
+/// A tile of one panel; points are `step` apart.
+template <class V>
+QTOOL_INLINE inline void transform_rows(const float* lines, float* to, std::int64_t step) {
+  for (std::int64_t i = 0; i < points; ++i, lines += run_pitch * panel) {
+    for (std::int64_t lane = 0; lane < panel; lane += lanes<V>) {
+      V d[points], v[points];
+      for (std::int64_t j = 0; j < points; ++j) load(d[j], lines + j * panel + lane);
+      winograd::transform_input(d, v);
+      for (std::int64_t j = 0; j < points; ++j) store(to + (i * points + j) * step + lane, v[j]);
+    }
+  }
+}
+
+/// The outputs of a tile of one panel are added to `all`, too.
+template <class V>
+QTOOL_INLINE inline void transform_sums(const float* sums, const V& bias, float* lines, V& all) {
+  V rows[outputs][points];
   for (std::int64_t j = 0; j < points; ++j) {
-    Panel m[points], y[outputs];
+    V m[points], y[outputs];
     for (std::int64_t i = 0; i < points; ++i) load(m[i], sums + (i * points + j) * panel);
     winograd::transform_output(m, y);
     for (std::int64_t i = 0; i < outputs; ++i) rows[i][j] = y[i];
   }
   for (std::int64_t i = 0; i < outputs; ++i) {
-    Panel y[outputs];
+    V y[outputs];
     winograd::transform_output(rows[i], y);
     for (std::int64_t j = 0; j < outputs; ++j) {
       y[j] += bias;
@@ -61,6 +78,13 @@ QTOOL_INLINE inline void transform_sums(const float* sums, const Panel& bias, fl
       store(lines + (i * run_pitch + j) * panel, y[j]);
     }
   }
+}
+
+/// Calls f(std::type_identity<V>()) with what fills a vector of the processor, compiled for these.
+template <class F>
+void with_lanes(Vectors vectors, const F& f) {
+  if (vectors == Vectors::avx512) return with_vectors(vectors, [&]() QTOOL_INLINE { f(std::type_identity<Panel>()); });
+  with_vectors(vectors, [&]() QTOOL_INLINE { f(std::type_identity<Eight>()); });
 }
 
 }  // namespace
@@ -126,16 +150,6 @@ QTOOL_INLINE inline void Block::lay(const Run& run, std::int64_t channel, float*
   }
 }
 
-QTOOL_INLINE inline void Block::transform_rows(const float* lines, float* to) const {
-  const std::int64_t step = p_.point();
-  for (std::int64_t i = 0; i < points; ++i, lines += run_pitch * panel) {
-    Panel d[points], v[points];
-    for (std::int64_t j = 0; j < points; ++j) load(d[j], lines + j * panel);
-    winograd::transform_input(d, v);
-    for (std::int64_t j = 0; j < points; ++j, to += step) store(to, v[j]);
-  }
-}
-
 QTOOL_INLINE inline void Block::put_line(const float* lines, std::int64_t columns, float* to,
                                          std::int64_t channels) const {
   const std::int64_t size = w_.output_size();
@@ -177,12 +191,15 @@ QTOOL_INLINE inline void Block::put(const Run& run, std::int64_t channel, const 
 }
 
 void Block::transform_input(std::int64_t number, float* v, float* lines) const {
-  with_vectors(p_.vectors, [&]() QTOOL_INLINE {
+  with_lanes(p_.vectors, [&](auto type) QTOOL_INLINE {
+    using V = typename decltype(type)::type;
     for (const Run& run : runs_) {
       lay(run, number * panel, lines);
-      transform_columns(run, lines);
+      transform_columns<V>(run, lines);
       float* to = v + run.at * p_.depth + number * panel;
-      for (std::int64_t t = 0; t < run.count; ++t, to += p_.depth) transform_rows(lines + t * outputs * panel, to);
+      for (std::int64_t t = 0; t < run.count; ++t, to += p_.depth) {
+        transform_rows<V>(lines + t * outputs * panel, to, p_.point());
+      }
     }
   });
 }
@@ -217,23 +234,25 @@ void Block::multiply(std::int64_t group, const float* v, float* sums) const {
 bool Block::transform_output(std::int64_t group, const float* sums, float* lines) const {
   const std::int64_t first = group * p_.group, panels = std::min(p_.group, p_.panels - first);
   bool finite = true;
-  with_vectors(p_.vectors, [&]() QTOOL_INLINE {
-    Panel all{};  // the sum of all outputs is not finite when one of them is not; or else when they are very large
+  with_lanes(p_.vectors, [&](auto type) QTOOL_INLINE {
+    using V = typename decltype(type)::type;
+    V all{};  // the sum of all outputs is not finite when one of them is not; or else when they are very large
     for (std::int64_t i = 0; i < panels; ++i, sums += p_.block * plane * panel) {
       const std::int64_t channel = (first + i) * panel;
-      Panel bias{};
-      if (p_.bias != nullptr) {
-        std::memcpy(&bias, p_.bias + channel,
-                    static_cast<std::size_t>(std::min(panel, p_.c.outputs - channel)) * sizeof(float));
-      }
+      float bias[panel] = {};
+      if (p_.bias != nullptr) std::copy_n(p_.bias + channel, std::min(panel, p_.c.outputs - channel), bias);
       for (const Run& run : runs_) {
-        for (std::int64_t t = 0; t < run.count; ++t) {
-          transform_sums(sums + (run.at + t) * plane * panel, bias, lines + t * outputs * panel, all);
+        for (std::int64_t lane = 0; lane < panel; lane += lanes<V>) {
+          V start;
+          load(start, bias + lane);
+          for (std::int64_t t = 0; t < run.count; ++t) {
+            transform_sums(sums + (run.at + t) * plane * panel + lane, start, lines + t * outputs * panel + lane, all);
+          }
         }
         put(run, channel, lines);
       }
     }
-    for (std::int64_t i = 0; i < panel; ++i) finite = finite && std::isfinite(all[i]);
+    for (std::int64_t i = 0; i < lanes<V>; ++i) finite = finite && std::isfinite(all[i]);
   });
   return finite;
 }

@@ -69,7 +69,6 @@ class Block {
 
  private:
   void lay(const Run&, std::int64_t channel, float* lines) const;
-  void transform_rows(const float* lines, float* to) const;
   void put(const Run&, std::int64_t channel, const float* lines) const;
   void put_line(const float* lines, std::int64_t columns, float* to, std::int64_t channels) const;
 
