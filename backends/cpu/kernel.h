@@ -32,11 +32,16 @@ struct KernelTile {
   bool add = false;              // to what is there
 };
 
-/// c[r * c_stride + j] = sums[r * sums_stride + j] + by_row[r] + by_column[j] modulo 2^32, for j < columns.
+/// Element [r * c_stride + j] of c, floats or codes, whichever is given, is made of
+/// sums[r * sums_stride + j] + by_row[r] + by_column[j] modulo 2^32, for j < columns; see SumScaling.
 struct KernelResult {
   const std::uint32_t *sums = nullptr, *by_row = nullptr, *by_column = nullptr;
   std::uint32_t* c = nullptr;
   std::int64_t rows = 0, columns = 0, sums_stride = 0, c_stride = 0;
+  float* floats = nullptr;
+  std::uint8_t* codes = nullptr;
+  const float *row_scales = nullptr, *column_scales = nullptr;  // one of the two
+  float zero_point = 0, low = 0, high = 0;
 };
 
 /// to[r * stride + j] += (float(sums[r * stride + j]) - row_zeros[r * row_step] * column_sums[j])
@@ -87,13 +92,36 @@ namespace kernel {
 namespace detail {
 
 /// The body of every kernel's `finish`, compiled in its file for its instruction set.
-__attribute__((always_inline)) inline void finish_plainly(const KernelResult& f) {
+template <class T, class F>
+__attribute__((always_inline)) inline void fill_row(T* to, std::int64_t n, const F& f) {
+  QTOOL_INDEPENDENT
+  for (std::int64_t j = 0; j < n; ++j) to[j] = f(j);
+}
+
+__attribute__((always_inline)) inline void finish_plainly(const KernelResult& given) {
+  const KernelResult f = given;  // that no store of bytes can change
   for (std::int64_t r = 0; r < f.rows; ++r) {
-    const std::uint32_t* __restrict from = f.sums + r * f.sums_stride;
-    const std::uint32_t* __restrict column = f.by_column;
-    std::uint32_t* __restrict to = f.c + r * f.c_stride;
-    const std::uint32_t row = f.by_row[r];
-    for (std::int64_t j = 0; j < f.columns; ++j) to[j] = from[j] + row + column[j];
+    const std::uint32_t *from = f.sums + r * f.sums_stride, *column = f.by_column, row = f.by_row[r];
+    const float* const scales = f.column_scales;
+    const float scale = f.row_scales == nullptr ? 0.0F : f.row_scales[r];
+    const float low = f.low, high = f.high, zero = f.zero_point;
+    const std::int64_t n = f.columns, first = r * f.c_stride;
+    const auto sum = [=](std::int64_t j) QTOOL_INLINE {
+      return static_cast<float>(static_cast<std::int32_t>(from[j] + row + column[j]));
+    };
+    if (f.codes != nullptr && scales == nullptr) {
+      fill_row(f.codes + first, n,
+               [=](std::int64_t j) QTOOL_INLINE { return code_of<std::uint8_t>(sum(j) * scale, low, high, zero); });
+    } else if (f.codes != nullptr) {
+      fill_row(f.codes + first, n,
+               [=](std::int64_t j) QTOOL_INLINE { return code_of<std::uint8_t>(sum(j) * scales[j], low, high, zero); });
+    } else if (f.floats != nullptr && scales == nullptr) {
+      fill_row(f.floats + first, n, [=](std::int64_t j) QTOOL_INLINE { return sum(j) * scale; });
+    } else if (f.floats != nullptr) {
+      fill_row(f.floats + first, n, [=](std::int64_t j) QTOOL_INLINE { return sum(j) * scales[j]; });
+    } else {
+      fill_row(f.c + first, n, [=](std::int64_t j) QTOOL_INLINE { return from[j] + row + column[j]; });
+    }
   }
 }
 

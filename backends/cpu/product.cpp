@@ -6,6 +6,7 @@
 #include <array>
 #include <cstring>
 #include <memory>
+#include <type_traits>
 #include <vector>
 
 #include "backends/cpu/cpu.h"
@@ -216,11 +217,49 @@ void add_columns(const IntegerKernel& kernel, KernelTile t, const std::int8_t* c
   std::copy(t.sums, t.sums + t.panels * panel_columns, to.begin());
 }
 
+/// Columns [first, first + columns) of rows whose lines lose their tails; `from`: [rows, columns].
+template <class T>
+void copy_lines(const IntegerProduct& p, const T* from, std::int64_t rows, std::int64_t first, std::int64_t columns,
+                T* to) {
+  for (std::int64_t r = 0; r < rows; ++r, from += columns, to += p.c_stride) {
+    for (std::int64_t j = 0; j < columns;) {
+      const std::int64_t line = (first + j) / p.line, place = (first + j) % p.line;
+      const std::int64_t n = std::min(p.line - place, columns - j);
+      std::copy_n(from + j, std::clamp<std::int64_t>(p.kept - place, 0, n), to + line * p.kept + place);
+      j += n;
+    }
+  }
+}
+
+/// A tile of the result, from (row, column) on, in its last form. `lines`: working memory.
+void finish_tile(const IntegerKernel& kernel, const IntegerProduct& p, KernelResult f, std::int64_t row,
+                 std::int64_t column, std::vector<std::byte>& lines) {
+  const bool whole = p.line == p.kept;
+  const auto write = [&](auto* KernelResult::*result, auto* to) {
+    using T = std::remove_pointer_t<decltype(to)>;
+    to += row * p.c_stride;
+    f.c_stride = whole ? p.c_stride : f.columns;
+    if (!whole) lines.resize(at(f.rows * f.columns) * sizeof(T));
+    f.*result = whole ? to + column : reinterpret_cast<T*>(lines.data());
+    kernel.finish(f);
+    if (!whole) copy_lines<T>(p, f.*result, f.rows, column, f.columns, to);
+  };
+  if (p.scaling == nullptr) return write(&KernelResult::c, reinterpret_cast<std::uint32_t*>(p.c));
+  const SumScaling& s = *p.scaling;
+  (s.by_row ? f.row_scales : f.column_scales) = s.scales + (s.by_row ? row : column);
+  f.zero_point = s.zero_point;
+  f.low = s.low;
+  f.high = s.high;
+  if (s.codes != nullptr) return write(&KernelResult::codes, s.codes);
+  write(&KernelResult::floats, s.floats);
+}
+
 }  // namespace
 
 void multiply_codes(const IntegerKernel& kernel, Threads& threads, const IntegerProduct& p) {
   if (p.m <= 0 || p.n <= 0) return;
   if (p.k <= 0) {
+    QTOOL_ENSURE(p.scaling == nullptr, "sums of nothing are not scaled here");
     for (std::int64_t i = 0; i < p.m; ++i) std::fill_n(p.c + i * p.c_stride, p.n, 0);
     return;
   }
@@ -230,9 +269,13 @@ void multiply_codes(const IntegerKernel& kernel, Threads& threads, const Integer
   const bool of_columns = !za.one() || za[0] != 0;
   // Where both zero points are one number, what is taken out is a number per row plus a number per column.
   const bool simple = za.one() && zb.one();
+  const SumScaling* const s = p.scaling;
+  const auto bias = [&](bool of_rows, std::int64_t i) {
+    return s == nullptr || s->bias == nullptr || s->by_row != of_rows ? 0U : static_cast<std::uint32_t>(s->bias[i]);
+  };
   const auto by_row = std::make_unique<std::uint32_t[]>(at(p.m));
-  if (simple) {
-    for (std::int64_t i = 0; i < p.m; ++i) by_row[at(i)] = 0U - zb[0] * rows.sums[at(i)];
+  for (std::int64_t i = 0; i < p.m; ++i) {
+    by_row[at(i)] = bias(true, i) - (simple ? zb[0] * rows.sums[at(i)] : 0U);
   }
 
   const std::int64_t all_panels = round_up(p.n, panel_columns) / panel_columns;
@@ -250,6 +293,7 @@ void multiply_codes(const IntegerKernel& kernel, Threads& threads, const Integer
     const auto codes = memory<std::int8_t>(depth * stride);
     const auto sums = memory<std::int32_t>(round_up(std::min(tile_rows, p.m), kernel.row_step) * stride);
     std::vector<std::uint32_t> column_sums(at(stride)), by_column(at(stride));
+    std::vector<std::byte> lines;
     for (std::int64_t task = begin; task < end; ++task) {
       const std::int64_t panel = task / down * width, column = panel * panel_columns;
       KernelTile t;
@@ -261,12 +305,13 @@ void multiply_codes(const IntegerKernel& kernel, Threads& threads, const Integer
         packer.pack(panel + i, reinterpret_cast<std::uint8_t*>(codes.get() + i * t.b_stride));
       }
       const std::int64_t columns = std::min(t.panels * panel_columns, p.n - column);
+      for (std::int64_t j = 0; j < columns; ++j) by_column[at(j)] = bias(false, column + j);
       if (of_columns) {
         add_columns(kernel, t, codes.get(), depth, column_sums);
         const auto k = static_cast<std::uint32_t>(p.k);
         for (std::int64_t j = 0; j < columns; ++j) {
           column_sums[at(j)] -= k * zb[column + j];
-          if (simple) by_column[at(j)] = 0U - za[0] * column_sums[at(j)];
+          if (simple) by_column[at(j)] -= za[0] * column_sums[at(j)];
         }
       }
       const std::int64_t first = task % down * tiles * tile_rows, last = std::min(p.m, first + tiles * tile_rows);
@@ -280,19 +325,20 @@ void multiply_codes(const IntegerKernel& kernel, Threads& threads, const Integer
           t.add = l > 0;
           kernel.multiply(t);
         }
-        KernelResult f{reinterpret_cast<const std::uint32_t*>(sums.get()), by_row.get() + row, by_column.data()};
-        f.c = reinterpret_cast<std::uint32_t*>(p.c + row * p.c_stride + column);
-        f.rows = std::min(tile_rows, last - row);
-        f.columns = columns;
-        f.sums_stride = stride;
-        f.c_stride = p.c_stride;
-        kernel.finish(f);
-        if (simple) continue;
-        for (std::int64_t i = 0; i < f.rows; ++i) {
-          for (std::int64_t j = 0; j < columns; ++j) {
-            f.c[i * f.c_stride + j] -= za[row + i] * column_sums[at(j)] + zb[column + j] * rows.sums[at(row + i)];
+        const std::int64_t count = std::min(tile_rows, last - row);
+        if (!simple) {
+          for (std::int64_t i = 0; i < count; ++i) {
+            for (std::int64_t j = 0; j < columns; ++j) {
+              auto& sum = reinterpret_cast<std::uint32_t&>(sums[at(i * stride + j)]);
+              sum -= za[row + i] * column_sums[at(j)] + zb[column + j] * rows.sums[at(row + i)];
+            }
           }
         }
+        KernelResult f{reinterpret_cast<const std::uint32_t*>(sums.get()), by_row.get() + row, by_column.data()};
+        f.rows = count;
+        f.columns = columns;
+        f.sums_stride = stride;
+        finish_tile(kernel, p, f, row, column, lines);
       }
     }
   });

@@ -33,21 +33,67 @@ std::optional<std::vector<std::int32_t>> zero_points(const Tensor& zero, std::in
   return out;
 }
 
+/// Where products on the kernels go: int32 sums, or what SumsTo makes of them. Per row or column of one product.
+class Destination {
+ public:
+  explicit Destination(Tensor& sums) : sums_(sums.write<std::int32_t>().data()) {}
+  Destination(const SumsTo& to, std::int64_t n, bool by_row, Tensor& out) : scales_(to.scales.scales) {
+    require(scales_.size() == 1 || static_cast<std::int64_t>(scales_.size()) == n, "there are too few scales");
+    if (scales_.size() == 1) scales_.resize(at(n), scales_[0]);
+    s_.by_row = by_row;
+    s_.scales = scales_.data();
+    bias_ = to.scales.bias;
+    if (bias_) {
+      require(bias_.dtype() == DType::i32 && bias_.count() == n, "the bias is not one int32 per output channel");
+      s_.bias = bias_.read<std::int32_t>().data();
+    }
+    if (to.dtype == DType::f32) {
+      s_.floats = out.write<float>().data();
+      return;
+    }
+    const CodeRange range = code_range(to.dtype);
+    s_.codes = reinterpret_cast<std::uint8_t*>(out.write_bytes().data());
+    s_.zero_point = to.zero_point;
+    s_.low = range.low - to.zero_point;
+    s_.high = range.high - to.zero_point;
+  }
+
+  /// Multiplies: the result is what begins at `element`, its scales at `first`.
+  void multiply(Threads& threads, IntegerProduct p, std::int64_t element, std::int64_t first) const {
+    if (sums_ != nullptr) {
+      p.c = sums_ + element;
+      return threads.integers()->multiply(threads, p);
+    }
+    SumScaling s = s_;
+    s.scales += first;
+    if (s.bias != nullptr) s.bias += first;
+    if (s.codes != nullptr) s.codes += element;
+    if (s.floats != nullptr) s.floats += element;
+    p.scaling = &s;
+    threads.integers()->multiply(threads, p);
+  }
+
+ private:
+  std::int32_t* sums_ = nullptr;
+  std::vector<float> scales_;
+  Tensor bias_;
+  SumScaling s_;
+};
+
 /// False where the kernels do not fit.
 bool multiply_on_kernels(Threads& threads, const MatMulPlan& p, const Tensor& a, const Tensor& a_zero, const Tensor& b,
-                         const Tensor& b_zero, Tensor& sums) {
+                         const Tensor& b_zero, const Destination& to) {
   if (threads.integers() == nullptr || !is_code(a.dtype()) || !is_code(b.dtype())) return false;
   const std::int64_t rows = a.rank() < 2 ? 1 : a.shape()[at(a.rank() - (p.transpose_a ? 1 : 2))];
   const auto za = zero_points(a_zero, rows, p.m), zb = zero_points(b_zero, b.rank() < 2 ? 1 : p.n, p.n);
   if (!za || !zb) return false;
-  std::int32_t* to = sums.write<std::int32_t>().data();
   const auto one = [&](std::int64_t t) {
-    IntegerProduct product{p.m, p.n, p.k, {}, {}, to + t * p.m * p.n, p.n};
+    IntegerProduct product{p.m, p.n, p.k, {}, {}, nullptr, p.n};
     product.a = {a.bytes().data() + p.a_offsets[at(t)], p.transpose_a ? p.m : p.k, a.dtype() == DType::i8,
                  p.transpose_a, *za};
     product.b = {b.bytes().data() + p.b_offsets[at(t)], p.transpose_b ? p.k : p.n, b.dtype() == DType::i8,
                  p.transpose_b, *zb};
-    threads.integers()->multiply(threads, product);
+    to.multiply(threads, product, t * p.m * p.n, 0);
   };
   constexpr std::int64_t large = 1 << 23;  // multiplications that are worth several threads
   if (p.batches() == 1 || (p.batches() < 8 && p.m * p.n * p.k > large)) {
@@ -96,13 +142,21 @@ void convolve_depthwise_exactly(Threads& threads, Convolution c, const Tensor& x
   }
 }
 
-/// One input channel per output channel: too little arithmetic for a matrix product.
-void convolve_depthwise(Threads& threads, const Convolution& c, const Tensor& x, std::int32_t x_zero,
-                        const Tensor& kernel, const std::vector<std::int32_t>& kernel_zero, std::int32_t* y) {
+/// One input channel per output channel: too little arithmetic for a matrix product. False for codes of other types.
+bool convolve_depthwise(Threads& threads, const Convolution& c, const Tensor& x, const Tensor& x_zeros,
+                        const Tensor& kernel, const Tensor& kernel_zeros, Tensor& sums) {
+  if (threads.integers() == nullptr || !is_code(x.dtype()) || !is_code(kernel.dtype())) return false;
+  const auto zx = zero_points(x_zeros, 1, 1),
+             zk = zero_points(kernel_zeros, c.groups * c.outputs, c.groups * c.outputs);
+  if (!zx || !zk) return false;
+  const std::int32_t x_zero = zero_of(*zx, 0);
+  const std::vector<std::int32_t>& kernel_zero = *zk;
+  std::int32_t* const y = sums.write<std::int32_t>().data();
   const Window& w = c.window;
   constexpr std::int64_t most_taps = (1 << 24) / (255 * 255);  // whose sums are exact in float
   if (w.kernel_size() <= most_taps && convolves_directly(c)) {
-    return convolve_depthwise_exactly(threads, c, x, x_zero, kernel, kernel_zero, y);
+    convolve_depthwise_exactly(threads, c, x, x_zero, kernel, kernel_zero, y);
+    return true;
   }
   const std::int64_t channels = c.groups * c.outputs;
   const std::int64_t work = std::max<std::int64_t>(1, w.output_size() * w.kernel_size());
@@ -119,43 +173,38 @@ void convolve_depthwise(Threads& threads, const Convolution& c, const Tensor& x,
                        });
                      }
                    });
+  return true;
 }
 
 /// The kernel times the image as its own matrix of columns, see code_planes.h.
 void convolve_by_columns(Threads& threads, const Convolution& c, const CodePlanes& planes, const Tensor& x,
                          const std::vector<std::int32_t>& x_zero, const Tensor& kernel,
-                         const std::vector<std::int32_t>& kernel_zero, std::int32_t* y) {
+                         const std::vector<std::int32_t>& kernel_zero, const Destination& y) {
   const Window& w = c.window;
   const std::int64_t positions = w.output_size(), depth = c.depth(), images = c.batch * c.groups;
   const auto* codes = reinterpret_cast<const std::uint8_t*>(x.bytes().data());
-  const auto one = [&](std::int64_t image, std::vector<std::uint8_t>& scratch, std::vector<std::int32_t>& sums) {
+  const auto one = [&](std::int64_t image, std::vector<std::uint8_t>& scratch) {
     const std::int64_t channel = image % c.groups * c.outputs;
-    std::int32_t* const to = y + image * c.outputs * positions;
     const std::uint8_t* const from = codes + image * c.inputs * w.input_size();
-    IntegerProduct p{c.outputs, positions, depth, {}, {}, to, positions};
+    IntegerProduct p{c.outputs, positions, depth, {}, {}, nullptr, positions};
     p.a = {kernel.bytes().data() + channel * depth, depth, kernel.dtype() == DType::i8, false, kernel_zero};
     if (kernel_zero.size() > 1) p.a.zero_points = p.a.zero_points.subspan(at(channel), at(c.outputs));
     p.b = {reinterpret_cast<const std::byte*>(from), positions, x.dtype() == DType::i8, false, x_zero};
-    if (w.is_pointwise()) return threads.integers()->multiply(threads, p);
-    planes.fill(threads, from, static_cast<std::uint8_t>(x_zero.empty() ? 0 : x_zero[0]), scratch);
-    p.b.codes = reinterpret_cast<const std::byte*>(scratch.data());
-    p.b.rows = planes.rows.data();
-    p.b.columns = planes.columns.data();
-    p.n = planes.width() * w.output[0] * w.output[1];
-    if (p.n == positions) return threads.integers()->multiply(threads, p);
-    sums.resize(at(c.outputs * p.n));  // lines are longer than those of the result
-    p.c = sums.data();
-    p.c_stride = p.n;
-    threads.integers()->multiply(threads, p);
-    const std::int64_t lines = c.outputs * w.output[0] * w.output[1];
-    for (std::int64_t i = 0; i < lines; ++i)
-      std::copy_n(sums.data() + i * planes.width(), w.output[2], to + i * w.output[2]);
+    if (!w.is_pointwise()) {
+      planes.fill(threads, from, static_cast<std::uint8_t>(x_zero.empty() ? 0 : x_zero[0]), scratch);
+      p.b.codes = reinterpret_cast<const std::byte*>(scratch.data());
+      p.b.rows = planes.rows.data();
+      p.b.columns = planes.columns.data();
+      p.line = planes.width();
+      p.kept = w.output[2];
+      p.n = p.line * w.output[0] * w.output[1];
+    }
+    y.multiply(threads, p, image * c.outputs * positions, channel);
   };
   constexpr std::int64_t wanted_tasks = 4;
   if (images < wanted_tasks) {
     std::vector<std::uint8_t> scratch;
-    std::vector<std::int32_t> sums;
-    for (std::int64_t i = 0; i < images; ++i) one(i, scratch, sums);
+    for (std::int64_t i = 0; i < images; ++i) one(i, scratch);
     return;
   }
   constexpr std::int64_t small_work = 1 << 20;  // multiplications
@@ -163,26 +212,23 @@ void convolve_by_columns(Threads& threads, const Convolution& c, const CodePlane
                    std::max<std::int64_t>(1, small_work / std::max<std::int64_t>(1, c.outputs * depth * positions)),
                    [&](std::int64_t begin, std::int64_t end) {
                      std::vector<std::uint8_t> scratch;
-                     std::vector<std::int32_t> sums;
-                     for (std::int64_t i = begin; i < end; ++i) one(i, scratch, sums);
+                     for (std::int64_t i = begin; i < end; ++i) one(i, scratch);
                    });
 }
 
+bool leaves_kernels_as(DType t) { return t == DType::f32 || is_code(t); }
+
+bool is_depthwise(const Convolution& c) { return c.inputs == 1 && c.groups > 1; }
+
 /// False where the kernels do not fit.
 bool convolve_on_kernels(Threads& threads, const Convolution& c, const Tensor& x, const Tensor& x_zero,
-                         const Tensor& kernel, const Tensor& kernel_zero, Tensor& sums) {
+                         const Tensor& kernel, const Tensor& kernel_zero, const Destination& to) {
   if (threads.integers() == nullptr || !is_code(x.dtype()) || !is_code(kernel.dtype())) return false;
   const std::int64_t channels = c.groups * c.outputs;
   const auto zx = zero_points(x_zero, 1, 1), zk = zero_points(kernel_zero, channels, channels);
-  if (!zx || !zk) return false;
-  std::int32_t* y = sums.write<std::int32_t>().data();
-  if (c.inputs == 1 && c.groups > 1) {
-    convolve_depthwise(threads, c, x, zero_of(*zx, 0), kernel, *zk, y);
-  } else {
-    const CodePlanes planes(c);
-    if (planes.rows.empty()) return false;
-    convolve_by_columns(threads, c, planes, x, *zx, kernel, *zk, y);
-  }
+  const CodePlanes planes(c);
+  if (!zx || !zk || planes.rows.empty()) return false;
+  convolve_by_columns(threads, c, planes, x, *zx, kernel, *zk, to);
   return true;
 }
 
@@ -233,35 +279,57 @@ void for_sums(Threads& threads, const Tensor& sums, const SumScales& s, R* to, c
 Tensor product_of_codes(Threads& threads, const MatMulPlan& plan, const Tensor& a, const Tensor& a_zero,
                         const Tensor& b, const Tensor& b_zero) {
   Tensor sums = Tensor::unset(DType::i32, plan.output);
-  if (multiply_on_kernels(threads, plan, a, a_zero, b, b_zero, sums)) return sums;
+  if (multiply_on_kernels(threads, plan, a, a_zero, b, b_zero, Destination(sums))) return sums;
   const std::int64_t row_axis = a.rank() >= 2 ? a.rank() - 2 : 0;
   return sums_to_i32(exact_product(threads, plan,
                                    centred(a, a_zero, plan.transpose_a ? a.rank() - 1 : row_axis, "operand A"),
                                    centred(b, b_zero, plan.transpose_b ? b.rank() - 2 : b.rank() - 1, "operand B")));
 }
 
+Tensor scaled_product_of_codes(Threads& threads, const MatMulPlan& plan, const Tensor& a, const Tensor& a_zero,
+                               const Tensor& b, const Tensor& b_zero, const SumsTo& to) {
+  if (plan.k > 0 && plan.n > 0 && leaves_kernels_as(to.dtype)) {
+    Tensor out = Tensor::unset(to.dtype, plan.output);
+    if (multiply_on_kernels(threads, plan, a, a_zero, b, b_zero, Destination(to, plan.n, false, out))) return out;
+  }
+  return scaled_sums(threads, product_of_codes(threads, plan, a, a_zero, b, b_zero), to);
+}
+
 Tensor convolution_of_codes(Threads& threads, const Convolution& c, const Tensor& x, const Tensor& x_zero,
                             const Tensor& kernel, const Tensor& kernel_zero) {
   Tensor sums = Tensor::unset(DType::i32, c.window.output_shape(c.batch, c.groups * c.outputs));
-  if (convolve_on_kernels(threads, c, x, x_zero, kernel, kernel_zero, sums)) return sums;
+  if (is_depthwise(c)) {
+    if (convolve_depthwise(threads, c, x, x_zero, kernel, kernel_zero, sums)) return sums;
+  } else if (convolve_on_kernels(threads, c, x, x_zero, kernel, kernel_zero, Destination(sums))) {
+    return sums;
+  }
   return sums_to_i32(
       exact_convolution(threads, c, centred(x, x_zero, 1, "the image"), centred(kernel, kernel_zero, 0, "the kernel")));
 }
 
-Tensor scaled_sums(Threads& threads, const Tensor& sums, const SumScales& s) {
-  Tensor out = Tensor::unset(DType::f32, sums.shape());
-  for_sums(threads, sums, s, out.write<float>().data(),
-           [](std::int32_t sum, float scale) QTOOL_INLINE { return static_cast<float>(sum) * scale; });
-  return out;
+Tensor scaled_convolution_of_codes(Threads& threads, const Convolution& c, const Tensor& x, const Tensor& x_zero,
+                                   const Tensor& kernel, const Tensor& kernel_zero, const SumsTo& to) {
+  const std::int64_t channels = c.groups * c.outputs;
+  if (c.depth() > 0 && channels > 0 && !is_depthwise(c) && leaves_kernels_as(to.dtype)) {
+    Tensor out = Tensor::unset(to.dtype, c.window.output_shape(c.batch, channels));
+    if (convolve_on_kernels(threads, c, x, x_zero, kernel, kernel_zero, Destination(to, channels, true, out)))
+      return out;
+  }
+  return scaled_sums(threads, convolution_of_codes(threads, c, x, x_zero, kernel, kernel_zero), to);
 }
 
-Tensor requantized_sums(Threads& threads, const Tensor& sums, const SumScales& s, float zero_point, DType dtype) {
-  Tensor out = Tensor::unset(dtype, sums.shape());
-  const CodeRange range = code_range(dtype);
-  const float low = range.low - zero_point, high = range.high - zero_point;
-  op::for_integer_type(dtype, [&](auto zero) {
+Tensor scaled_sums(Threads& threads, const Tensor& sums, const SumsTo& to) {
+  Tensor out = Tensor::unset(to.dtype, sums.shape());
+  if (to.dtype == DType::f32) {
+    for_sums(threads, sums, to.scales, out.write<float>().data(),
+             [](std::int32_t sum, float scale) QTOOL_INLINE { return static_cast<float>(sum) * scale; });
+    return out;
+  }
+  const CodeRange range = code_range(to.dtype);
+  const float zero_point = to.zero_point, low = range.low - zero_point, high = range.high - zero_point;
+  op::for_integer_type(to.dtype, [&](auto zero) {
     using T = decltype(zero);
-    for_sums(threads, sums, s, out.write<T>().data(), [=](std::int32_t sum, float scale) QTOOL_INLINE {
+    for_sums(threads, sums, to.scales, out.write<T>().data(), [=](std::int32_t sum, float scale) QTOOL_INLINE {
       return code_of<T>(static_cast<float>(sum) * scale, low, high, zero_point);
     });
   });

@@ -31,9 +31,19 @@ struct SumScales {
   Tensor bias;  // int32, added to the sums, wrapping around; empty: none
 };
 
-/// float(sum + bias) * scale, float32.
-Tensor scaled_sums(Threads& threads, const Tensor& sums, const SumScales& s);
-/// saturate(round_half_even(float(sum + bias) * scale) + zero_point), as ONNX Runtime does. `dtype`: i8 or u8.
-Tensor requantized_sums(Threads& threads, const Tensor& sums, const SumScales& s, float zero_point, DType dtype);
+/// What becomes of sums: float(sum + bias) * scale as float32, or, for the types i8 and u8, as codes
+/// saturate(round_half_even(float(sum + bias) * scale) + zero_point), as ONNX Runtime does.
+struct SumsTo {
+  SumScales scales;
+  DType dtype = DType::f32;
+  float zero_point = 0;
+};
+Tensor scaled_sums(Threads& threads, const Tensor& sums, const SumsTo& to);
+/// The same of the sums that product_of_codes() and convolution_of_codes() give, without a tensor of sums. Scales: one
+/// in all, or one per column of the product or output channel.
+Tensor scaled_product_of_codes(Threads& threads, const MatMulPlan& plan, const Tensor& a, const Tensor& a_zero,
+                               const Tensor& b, const Tensor& b_zero, const SumsTo& to);
+Tensor scaled_convolution_of_codes(Threads& threads, const Convolution& c, const Tensor& x, const Tensor& x_zero,
+                                   const Tensor& kernel, const Tensor& kernel_zero, const SumsTo& to);
 
 }  // namespace qtool

@@ -10,7 +10,7 @@
 #include "calib/ops/conv.h"
 #include "calib/ops/matmul.h"
 #include "calib/ops/quantized.h"
-#include "formats/base/widest.h"
+#include "formats/base/integer_product.h"
 #include "formats/ir/tensor.h"
 
 namespace qtool {
@@ -28,13 +28,5 @@ Tensor sums_to_i32(const Tensor& sums);
 
 /// saturate(round_half_even(x) + zero_point) for values already divided by the scale. `dtype`: i8 or u8.
 Tensor saturated(Threads& threads, const Tensor& x, float zero_point, DType dtype);
-
-/// The same of one value; `low` and `high`: the range of the type less the zero point.
-template <class T>
-QTOOL_INLINE inline T code_of(float x, float low, float high, float zero_point) {
-  constexpr float round_bias = 12582912.0F;  // 1.5 * 2^23: rounds to nearest, ties to even
-  const float cut = x >= low ? (x <= high ? x : high) : (x < low ? low : 0.0F);
-  return static_cast<T>(static_cast<std::int32_t>((cut + round_bias) - round_bias + zero_point));
-}
 
 }  // namespace qtool

@@ -48,8 +48,8 @@ void add_float_bias(const OpContext& c, float factor, const Shape& shape, Tensor
 void convolution(const OpContext& c) {
   const Convolution k = convolution_of(c.attrs(), c.in(0).shape(), c.in(3).shape());
   const std::int64_t channels = k.groups * k.outputs;
-  const Tensor sums = convolution_of_codes(c.threads, k, c.in(0), c.in(2), c.in(3), c.in(5));
-  Tensor y = scaled_sums(c.threads, sums, scales_of(c, 1.0F, channels, k.window.output_size()));
+  Tensor y = scaled_convolution_of_codes(c.threads, k, c.in(0), c.in(2), c.in(3), c.in(5),
+                                         {scales_of(c, 1.0F, channels, k.window.output_size())});
   Shape per_channel(y.shape().size(), 1);
   per_channel[1] = channels;
   require(!c.has(6) || c.in(6).count() == channels, "the bias does not have one entry per output channel");
@@ -59,16 +59,16 @@ void convolution(const OpContext& c) {
 
 void product(const OpContext& c) {
   const MatMulPlan plan = plan_matmul(c.in(0).shape(), c.in(3).shape());
-  const Tensor sums = product_of_codes(c.threads, plan, c.in(0), c.in(2), c.in(3), c.in(5));
-  c.out(0, scaled_sums(c.threads, sums, scales_of(c, 1.0F, plan.n, 1)));
+  c.out(0,
+        scaled_product_of_codes(c.threads, plan, c.in(0), c.in(2), c.in(3), c.in(5), {scales_of(c, 1.0F, plan.n, 1)}));
 }
 
 void general_product(const OpContext& c) {
   require(c.in(0).rank() == 2 && c.in(3).rank() == 2, "Gemm needs matrices");
   const MatMulPlan plan = plan_matmul(c.in(0).shape(), c.in(3).shape(), c.attrs().get("transA", std::int64_t{0}) != 0,
                                       c.attrs().get("transB", std::int64_t{0}) != 0);
-  const Tensor sums = product_of_codes(c.threads, plan, c.in(0), c.in(2), c.in(3), c.in(5));
-  Tensor y = scaled_sums(c.threads, sums, scales_of(c, c.attrs().get("alpha", 1.0F), plan.n, 1));
+  Tensor y = scaled_product_of_codes(c.threads, plan, c.in(0), c.in(2), c.in(3), c.in(5),
+                                     {scales_of(c, c.attrs().get("alpha", 1.0F), plan.n, 1)});
   add_float_bias(c, c.attrs().get("beta", 1.0F), c.in(6).shape(), y);
   c.out(0, std::move(y));
 }

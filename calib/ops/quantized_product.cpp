@@ -69,10 +69,10 @@ void matmul_integer_infer(InferContext& c) { infer_product(c, 0, 1, true, DType:
 void qlinear_matmul(const OpContext& c) {
   const Tensor &a = c.in(0), &b = c.in(3);
   const MatMulPlan plan = plan_matmul(a.shape(), b.shape());
-  const Tensor sums = product_of_codes(c.threads, plan, a, c.in(2), b, c.in(5));
   const SumScales scales =
       by_column(combined(scalar_of(c.in(1), "a_scale"), c.in(4), scalar_of(c.in(6), "y_scale")), plan.n);
-  c.out(0, requantized_sums(c.threads, sums, scales, scalar_of(c.in(7), "y_zero_point"), c.in(7).dtype()));
+  c.out(0, scaled_product_of_codes(c.threads, plan, a, c.in(2), b, c.in(5),
+                                   {scales, c.in(7).dtype(), scalar_of(c.in(7), "y_zero_point")}));
 }
 
 void qlinear_matmul_infer(InferContext& c) { infer_product(c, 0, 3, c.in(7).known_dtype, c.in(7).dtype); }
@@ -81,8 +81,8 @@ void qlinear_matmul_infer(InferContext& c) { infer_product(c, 0, 3, c.in(7).know
 
 void matmul_integer_to_float(const OpContext& c) {
   const MatMulPlan plan = plan_matmul(c.in(0).shape(), c.in(1).shape());
-  const Tensor sums = product_of_codes(c.threads, plan, c.in(0), c.in(4), c.in(1), c.in(5));
-  Tensor y = scaled_sums(c.threads, sums, by_column(combined(scalar_of(c.in(2), "a_scale"), c.in(3), 1.0F), plan.n));
+  Tensor y = scaled_product_of_codes(c.threads, plan, c.in(0), c.in(4), c.in(1), c.in(5),
+                                     {by_column(combined(scalar_of(c.in(2), "a_scale"), c.in(3), 1.0F), plan.n)});
   add_bias(y, c.in(6));
   c.out(0, from_f32(y, c.in(2).dtype()));
 }
@@ -95,8 +95,8 @@ void dynamic_quantize_matmul(const OpContext& c) {
   require(c.in(0).dtype() == DType::f32, "DynamicQuantizeMatMul needs a float32 operand A");
   const MatMulPlan plan = plan_matmul(c.in(0).shape(), c.in(1).shape());
   const DynamicQuantization q = quantize_dynamic(c.threads, c.in(0));
-  const Tensor sums = product_of_codes(c.threads, plan, q.codes, Tensor::scalar(q.zero_point), c.in(1), c.in(3));
-  Tensor y = scaled_sums(c.threads, sums, by_column(combined(q.scale, c.in(2), 1.0F), plan.n));
+  Tensor y = scaled_product_of_codes(c.threads, plan, q.codes, Tensor::scalar(q.zero_point), c.in(1), c.in(3),
+                                     {by_column(combined(q.scale, c.in(2), 1.0F), plan.n)});
   add_bias(y, c.in(4));
   c.out(0, std::move(y));
 }
@@ -133,8 +133,8 @@ void qgemm(const OpContext& c) {
   const SumScales scales = by_column(
       combined(alpha * scalar_of(c.in(1), "a_scale"), c.in(4), quantized ? scalar_of(c.in(7), "y_scale") : 1.0F),
       plan.n);
-  if (!quantized) return c.out(0, scaled_sums(c.threads, sums, scales));
-  c.out(0, requantized_sums(c.threads, sums, scales, scalar_of(c.in(8), "y_zero_point"), c.in(8).dtype()));
+  if (!quantized) return c.out(0, scaled_sums(c.threads, sums, {scales}));
+  c.out(0, scaled_sums(c.threads, sums, {scales, c.in(8).dtype(), scalar_of(c.in(8), "y_zero_point")}));
 }
 
 void qgemm_infer(InferContext& c) {
@@ -164,12 +164,12 @@ void conv_integer_infer(InferContext& c) { infer_convolution(c, 0, 1, true, DTyp
 void qlinear_conv(const OpContext& c) {
   const Tensor &x = c.in(0), &w = c.in(3);
   const Convolution k = convolution_of(c.attrs(), x.shape(), w.shape());
-  const Tensor sums = convolution_of_codes(c.threads, k, x, c.in(2), w, c.in(5));
   SumScales scales{combined(scalar_of(c.in(1), "x_scale"), c.in(4), scalar_of(c.in(6), "y_scale")),
                    k.groups * k.outputs, k.window.output_size(), c.in(8)};
   require(scales.scales.size() == 1 || static_cast<std::int64_t>(scales.scales.size()) == scales.n,
           "the kernel does not have one scale per output channel");
-  c.out(0, requantized_sums(c.threads, sums, scales, scalar_of(c.in(7), "y_zero_point"), c.in(7).dtype()));
+  c.out(0, scaled_convolution_of_codes(c.threads, k, x, c.in(2), w, c.in(5),
+                                       {scales, c.in(7).dtype(), scalar_of(c.in(7), "y_zero_point")}));
 }
 
 void qlinear_conv_infer(InferContext& c) { infer_convolution(c, 0, 3, c.in(7).known_dtype, c.in(7).dtype); }

@@ -8,6 +8,8 @@
 #include <span>
 #include <string_view>
 
+#include "formats/base/widest.h"
+
 namespace qtool {
 
 class Threads;
@@ -24,13 +26,36 @@ struct CodeMatrix {
   const std::int64_t *rows = nullptr, *columns = nullptr;
 };
 
+/// saturate(round_half_even(x) + zero_point) of one value; `low` and `high`: the range of T less the zero point. NaN
+/// becomes the zero point.
+template <class T>
+QTOOL_INLINE inline T code_of(float x, float low, float high, float zero_point) {
+  constexpr float round_bias = 12582912.0F;  // 1.5 * 2^23: rounds to nearest, ties to even
+  const float cut = x >= low ? (x <= high ? x : high) : (x < low ? low : 0.0F);
+  return static_cast<T>(static_cast<std::int32_t>((cut + round_bias) - round_bias + zero_point));
+}
+
+/// What becomes of sums on their way out: float(sum + bias) * scale, as floats or, by code_of(), as codes.
+struct SumScaling {
+  const float* scales = nullptr;       // one per row of the result, or one per column
+  const std::int32_t* bias = nullptr;  // likewise, added modulo 2^32; null: none
+  bool by_row = true;
+  float* floats = nullptr;  // one of the two
+  std::uint8_t* codes = nullptr;
+  float zero_point = 0, low = 0, high = 0;  // of codes
+};
+
 /// c[i * c_stride + j] = sum over l < k of (a[i,l] - a zero point) * (b[l,j] - b zero point), modulo 2^32: exact where
-/// the sum fits int32. Empty extents are allowed; k = 0 gives zeros.
+/// the sum fits int32. Empty extents are allowed; k = 0 gives zeros. With `scaling`, which requires k > 0, c is not
+/// used.
 struct IntegerProduct {
   std::int64_t m = 0, n = 0, k = 0;
   CodeMatrix a, b;
   std::int32_t* c = nullptr;
-  std::int64_t c_stride = 0;  // elements
+  std::int64_t c_stride = 0;  // elements from row to row, of what `scaling` writes too
+  const SumScaling* scaling = nullptr;
+  /// Columns come in lines of `line`; the first `kept` of each are written, one line behind the other. 0: all of them.
+  std::int64_t line = 0, kept = 0;
 };
 
 /// Weights in blocks along k with a scale and a zero point each, and rows of codes cut alike:
