@@ -61,7 +61,7 @@ Bounded share(std::span<const double> hits, std::span<const double> rows) {
   const double n = total / design_effect(hits, rows), z2 = normal_95 * normal_95;
   const double centre = (p + z2 / (2 * n)) / (1 + z2 / n);
   const double reach = normal_95 / (1 + z2 / n) * std::sqrt(p * (1 - p) / n + z2 / (4 * n * n));
-  return {p, std::max(0.0, centre - reach), std::min(1.0, centre + reach)};
+  return {p, std::clamp(centre - reach, 0.0, p), std::clamp(centre + reach, p, 1.0)};
 }
 
 Bounded paired_drop(std::span<const double> lost, std::span<const double> won, std::span<const double> rows) {
@@ -72,7 +72,7 @@ Bounded paired_drop(std::span<const double> lost, std::span<const double> won, s
   const double n = total / effect + 2, more = b / effect + 0.5, less = c / effect + 0.5;
   const double centre = (more - less) / n;
   const double reach = normal_95 * std::sqrt(std::max(0.0, more + less - (more - less) * (more - less) / n)) / n;
-  return {drop, std::max(-1.0, centre - reach), std::min(1.0, centre + reach)};
+  return {drop, std::clamp(centre - reach, -1.0, drop), std::clamp(centre + reach, drop, 1.0)};
 }
 
 }  // namespace qtool

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/gate.h"
 
+#include <algorithm>
 #include <cmath>
 #include <string_view>
 #include <utility>
@@ -78,6 +79,9 @@ std::string_view name_of(Verdict v) {
   return v == Verdict::met ? "met" : v == Verdict::missed ? "missed" : "undecided";
 }
 
+bool has_scores(const OutputReport& output) { return output.scores && output.classes.samples > 0; }
+bool has_labels(const OutputReport& output) { return has_scores(output) && output.classes.labelled > 0; }
+
 Json finite(double v) { return std::isfinite(v) ? Json(v) : Json(); }
 
 }  // namespace
@@ -92,6 +96,24 @@ Json GateLimit::json() const {
   return object;
 }
 
+std::vector<GateLimit> judge(const Gate& gate, const OutputReport& output) {
+  std::vector<GateLimit> limits;
+  const auto add = [&](const char* name, const std::optional<double>& limit, Wanted wanted, const auto& measure) {
+    if (limit) limits.push_back(judged(name, output.name, *limit, measure(), wanted, output.samples.size()));
+  };
+  const auto of = [&](double SampleLoss::*figure) { return column(output, figure); };
+  add("sqnr_db", gate.sqnr_db, Wanted::at_least, [&] { return sqnr_of(output); });
+  if (!has_scores(output)) return limits;
+  add("kl", gate.kl, Wanted::at_most, [&] { return ratio_of_sums(of(&SampleLoss::kl), of(&SampleLoss::rows)); });
+  add("agreement", gate.agreement, Wanted::at_least,
+      [&] { return share(of(&SampleLoss::agree), of(&SampleLoss::rows)); });
+  if (!has_labels(output)) return limits;
+  add("top1_drop", gate.top1_drop, Wanted::at_most,
+      [&] { return paired_drop(of(&SampleLoss::lost), of(&SampleLoss::won), of(&SampleLoss::labelled)); });
+  add("perplexity_ratio", gate.perplexity_ratio, Wanted::at_most, [&] { return perplexity_of(output); });
+  return limits;
+}
+
 std::vector<GateLimit> judge(const Gate& gate, const Comparison* comparison, const ModelFigures& figures) {
   std::vector<GateLimit> limits;
   if (gate.size_ratio) limits.push_back(exact("size_ratio", *gate.size_ratio, figures.size_ratio, Wanted::at_most));
@@ -100,34 +122,22 @@ std::vector<GateLimit> judge(const Gate& gate, const Comparison* comparison, con
   }
   if (!gate.needs_data()) return limits;
   if (!comparison) cannot_measure(gate, "limit", "there are no held-out data");
-  bool scores = false, labelled = false;
   for (const OutputReport& output : comparison->outputs) {
-    const auto add = [&](const char* name, const std::optional<double>& limit, Wanted wanted, const auto& measure) {
-      if (limit) limits.push_back(judged(name, output.name, *limit, measure(), wanted, output.samples.size()));
-    };
-    const auto of = [&](double SampleLoss::*figure) { return column(output, figure); };
-    add("sqnr_db", gate.sqnr_db, Wanted::at_least, [&] { return sqnr_of(output); });
-    if (!output.scores || output.classes.samples == 0) continue;
-    scores = true;
-    add("kl", gate.kl, Wanted::at_most, [&] { return ratio_of_sums(of(&SampleLoss::kl), of(&SampleLoss::rows)); });
-    add("agreement", gate.agreement, Wanted::at_least,
-        [&] { return share(of(&SampleLoss::agree), of(&SampleLoss::rows)); });
-    if (output.classes.labelled == 0) continue;
-    labelled = true;
-    add("top1_drop", gate.top1_drop, Wanted::at_most,
-        [&] { return paired_drop(of(&SampleLoss::lost), of(&SampleLoss::won), of(&SampleLoss::labelled)); });
-    add("perplexity_ratio", gate.perplexity_ratio, Wanted::at_most, [&] { return perplexity_of(output); });
+    for (GateLimit& limit : judge(gate, output)) limits.push_back(std::move(limit));
   }
-  if (gate.kl && !scores) cannot_measure(gate, "kl", "no output holds class scores");
-  if (gate.agreement && !scores) cannot_measure(gate, "agreement", "no output holds class scores");
-  if (gate.top1_drop && !labelled) cannot_measure(gate, "top1_drop", "the evaluation data have no labels");
-  if (gate.perplexity_ratio && !labelled) {
-    cannot_measure(gate, "perplexity_ratio", "the evaluation data have no labels");
-  }
+  const auto any = [&](bool (*has)(const OutputReport&)) {
+    return std::any_of(comparison->outputs.begin(), comparison->outputs.end(), has);
+  };
+  const char* no_scores = "no output holds class scores";
+  const char* no_labels = "the evaluation data have no labels";
+  if (gate.kl && !any(has_scores)) cannot_measure(gate, "kl", no_scores);
+  if (gate.agreement && !any(has_scores)) cannot_measure(gate, "agreement", no_scores);
+  if (gate.top1_drop && !any(has_labels)) cannot_measure(gate, "top1_drop", no_labels);
+  if (gate.perplexity_ratio && !any(has_labels)) cannot_measure(gate, "perplexity_ratio", no_labels);
   return limits;
 }
 
-void hold_to(const Gate& gate, const std::vector<GateLimit>& limits) {
+void hold_to(const Gate& gate, const std::vector<GateLimit>& limits, const std::string& what) {
   std::string missed;
   bool undecided_only = true;
   for (const GateLimit& limit : limits) {
@@ -138,7 +148,7 @@ void hold_to(const Gate& gate, const std::vector<GateLimit>& limits) {
     if (limit.verdict == Verdict::undecided) missed += need_text(limit);
   }
   if (missed.empty()) return;
-  throw Error(Code::gate, gate.place.text() + ": the model missed the gate: " + missed,
+  throw Error(Code::gate, gate.place.text() + ": " + what + ": " + missed,
               undecided_only
                   ? "nothing was written; give more held-out samples, loosen the limit, or say `undecided: pass`"
                   : "nothing was written; keep the worst layers float, take another recipe, or loosen the limit");

@@ -39,8 +39,10 @@ struct ModelFigures {
 /// Every limit of the gate. Error(Code::calibration) when a limit cannot be measured on these data (no labels, no class
 /// scores).
 std::vector<GateLimit> judge(const Gate&, const Comparison*, const ModelFigures&);
-/// Error(Code::gate) that names every limit that was missed or counts as missed.
-void hold_to(const Gate&, const std::vector<GateLimit>&);
+/// Those of one output that it has figures for.
+std::vector<GateLimit> judge(const Gate&, const OutputReport&);
+/// Error(Code::gate) that names every limit that was missed or counts as missed. `what`: how the message begins.
+void hold_to(const Gate&, const std::vector<GateLimit>&, const std::string& what = "the model missed the gate");
 
 /// Error(Code::verification) when an output has NaN or infinities that the reference has not, or is one constant
 /// where the reference is none.

@@ -13,6 +13,7 @@
 #include "calib/op.h"
 #include "cli/data_options.h"
 #include "cli/gate.h"
+#include "cli/ratchet.h"
 #include "cli/report.h"
 #include "cli/speed.h"
 #include "cli/staging.h"
@@ -36,6 +37,7 @@ struct Plan {
   std::unique_ptr<Emitter> emitter;
   std::vector<BoundStep> steps;
   DataOptions calib, eval;
+  std::optional<Ratchet> ratchet;
   fs::path output;
 };
 
@@ -79,6 +81,13 @@ Plan plan_of(const JobRequest& request) {
   if (gate.needs_data() && !has_data(plan.eval)) {
     throw Error(Code::usage, gate.place.text() + ": the gate is measured on held-out data, and there are none",
                 "name them with --eval or in the recipe's `eval:`");
+  }
+  if (!request.ratchet.empty()) {
+    if (!has_data(plan.eval)) {
+      throw Error(Code::usage, "--ratchet compares figures of held-out data, and there are none",
+                  "name them with --eval or in the recipe's `eval:`");
+    }
+    plan.ratchet.emplace(request.ratchet);
   }
   for (const BoundStep& step : plan.steps) {
     if (!step.def->needs_data || has_data(plan.calib)) continue;
@@ -287,6 +296,8 @@ JobResult run_job(const JobRequest& request, Journal& journal) {
   const std::shared_ptr<const Dataset> eval = open_if_named(original, plan.eval);
   if (calib || eval) Executor(original, Reading::reference, threads);  // refuses unknown operators now, not later
   check_evaluation(plan.recipe.gate, calib.get(), eval.get(), threads, journal);
+  const std::string evaluation = eval ? eval->digest(threads) : "";
+  if (plan.ratchet) plan.ratchet->check_data(evaluation);
   check_stop(request.stop);
 
   Graph graph = original;
@@ -322,10 +333,14 @@ JobResult run_job(const JobRequest& request, Journal& journal) {
   const double ratio = static_cast<double>(result.output_bytes) / static_cast<double>(result.input_bytes);
   const std::vector<GateLimit> limits = judge(plan.recipe.gate, result.comparison ? &*result.comparison : nullptr,
                                               {ratio, integer_share(result.latency)});
+  const std::vector<GateLimit> last =
+      plan.ratchet ? plan.ratchet->judge(*result.comparison, result.output_bytes) : std::vector<GateLimit>();
   add_remarks(result, plan, calib.get(), journal);
-  result.report = job_report(request, plan.recipe, result, limits, journal.facts());
+  result.report = job_report(request, plan.recipe, result, limits, last, journal.facts());
+  if (eval) result.report.set("evaluation_sha256", evaluation);
   try {
     hold_to(plan.recipe.gate, limits);
+    if (plan.ratchet) plan.ratchet->hold(last);
   } catch (const Error& e) {
     throw GateMissed(e, std::move(result));
   }

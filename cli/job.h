@@ -24,11 +24,12 @@ struct BackendDef;
 
 struct JobRequest {
   std::filesystem::path model;
-  std::string recipe;            // file or shipped name
-  std::filesystem::path output;  // empty: <model stem>.<recipe>.onnx in the current folder
-  std::string calib, eval;       // override data.path and eval.path
-  std::string target;            // override the recipe's
-  std::vector<std::string> set;  // id.key=value
+  std::string recipe;             // file or shipped name
+  std::filesystem::path output;   // empty: <model stem>.<recipe>.onnx in the current folder
+  std::string calib, eval;        // override data.path and eval.path
+  std::string target;             // override the recipe's
+  std::vector<std::string> set;   // id.key=value
+  std::filesystem::path ratchet;  // report of the last model, which this one must not be worse than; empty: none
   int threads = 0;
   std::uint64_t seed = 0;
   bool no_clobber = false;

@@ -67,6 +67,12 @@ class Groups {
   std::map<std::string, std::vector<std::string>> nodes_;
 };
 
+Json limits_json(const std::vector<GateLimit>& limits) {
+  Json list = Json::array();
+  for (const GateLimit& limit : limits) list.push(limit.json());
+  return list;
+}
+
 Json latency_json(const Latency& latency) {
   if (latency.nodes.empty()) return {};
   Json json = Json::object();
@@ -78,7 +84,8 @@ Json latency_json(const Latency& latency) {
 }  // namespace
 
 Json job_report(const JobRequest& request, const Recipe& recipe, const JobResult& result,
-                const std::vector<GateLimit>& limits, const std::vector<Json>& facts) {
+                const std::vector<GateLimit>& limits, const std::vector<GateLimit>& ratchet,
+                const std::vector<Json>& facts) {
   Json report = Json::object();
   report.set("qtool", QTOOL_VERSION).set("command", "quantize");
   report.set("model", request.model.string()).set("output", result.output.string());
@@ -90,9 +97,7 @@ Json job_report(const JobRequest& request, const Recipe& recipe, const JobResult
   report.set("latency", latency_json(result.latency));
   report.set("compared_on", !result.comparison ? Json() : result.compared_on_eval ? Json("eval") : Json("calibration"));
   report.set("comparison", result.comparison ? result.comparison->json() : Json());
-  Json gate = Json::array();
-  for (const GateLimit& limit : limits) gate.push(limit.json());
-  report.set("gate", std::move(gate));
+  report.set("gate", limits_json(limits)).set("ratchet", limits_json(ratchet));
   for (const auto& [name, kind] : {std::pair{"steps", "step"}, std::pair{"emitted", "emit"}, std::pair{"skips", "skip"},
                                    std::pair{"slower", "slower"}, std::pair{"warnings", "warning"}}) {
     report.set(name, facts_of(facts, kind));

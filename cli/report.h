@@ -12,8 +12,8 @@
 namespace qtool {
 
 /// The whole report of a job.
-Json job_report(const JobRequest&, const Recipe&, const JobResult&, const std::vector<GateLimit>&,
-                const std::vector<Json>& facts);
+Json job_report(const JobRequest&, const Recipe&, const JobResult&, const std::vector<GateLimit>& gate,
+                const std::vector<GateLimit>& ratchet, const std::vector<Json>& facts);
 
 /// Per output: SQNR, cosine, largest error, and for class scores agreement, KL and accuracy.
 std::string comparison_text(const Comparison&);

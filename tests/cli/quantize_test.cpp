@@ -122,6 +122,25 @@ TEST_CASE("samples that the model was fitted to do not judge it") {
   CHECK(told.err.find("the model was fitted to what it is judged by") != std::string::npos);
 }
 
+TEST_CASE("nothing worse than the last model is published") {
+  const ScratchFolder folder;
+  const std::string output = (folder / "q.onnx").string(), report = (folder / "last.json").string();
+  const auto words = words_for(cnn_static, output);
+  REQUIRE(run_qtool(with(words, {"--json", report})).code == 0);
+  const std::string old = bytes_of(output);
+  CHECK(run_qtool(with(words, {"--ratchet", report})).code == 0);  // as good as itself
+  const Outcome worse = run_qtool(with(words, {"--ratchet", report, "--set", "calibrate_ranges.method=percentile",
+                                               "--set", "calibrate_ranges.percentile=90"}));
+  CHECK(worse.code == 3);
+  CHECK(worse.err.find("last.json: the model is worse than the last one: sqnr_db of \"logits\" is ") !=
+        std::string::npos);
+  CHECK(bytes_of(output) == old);
+  check_fails(with(words, {"--ratchet", (folder / "none.json").string()}), 5, {"none.json"});
+  check_fails(with(words, {"--ratchet", report, "--set", "eval.samples=50"}), 2, {"measured on other held-out data"});
+  write_bytes(report, "{}");
+  check_fails(with(words, {"--ratchet", report}), 2, {"this is no report of a model that was measured"});
+}
+
 TEST_CASE("the share of integer arithmetic is a limit") {
   const ScratchFolder folder;
   const auto words = words_for(cnn_static, (folder / "q.onnx").string());
