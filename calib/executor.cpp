@@ -62,7 +62,8 @@ std::vector<Tensor> Executor::Plan::run_step(const PlanStep& step, Slots& slots,
   Prepared* prepared = step.prepared.get();
   for (std::size_t i = 0; i < step.inputs.size(); ++i) {
     const Operand& o = step.inputs[i];
-    if (i == 1 && o.value != ValueId::none && (slots[o.slot] || slots[index(o.value)])) prepared = nullptr;  // fed
+    if (i == step.def->prepared_operand && o.value != ValueId::none && (slots[o.slot] || slots[index(o.value)]))
+      prepared = nullptr;
     const bool last = record == nullptr && slots[o.slot] && is_last(step, i, dying);
     inputs.push_back(last ? std::move(*slots[o.slot]) : fetch(o, slots));
   }

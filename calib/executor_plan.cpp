@@ -170,8 +170,9 @@ void Executor::Plan::prepare() {
   using Key = std::tuple<const OpDef*, const std::byte*, DType, Shape>;
   std::map<Key, std::shared_ptr<Prepared>> of_constant;
   for (PlanStep& step : steps) {
-    if (step.def->prepares == nullptr || step.inputs.size() < 2 || step.inputs[1].fixed.empty()) continue;
-    const Tensor& constant = step.inputs[1].fixed;
+    const std::size_t place = step.def->prepared_operand;
+    if (step.def->prepares == nullptr || step.inputs.size() <= place || step.inputs[place].fixed.empty()) continue;
+    const Tensor& constant = step.inputs[place].fixed;
     const std::int64_t floats = step.def->prepares(*step.node, constant);
     if (floats == 0) continue;
     std::shared_ptr<Prepared>& shared =

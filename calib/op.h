@@ -42,7 +42,7 @@ class OpContext {
   Threads& threads;
   /// Runs a body graph of this node on `feeds` (one per body.inputs; captured values are bound by the executor).
   const std::function<std::vector<Tensor>(const Graph& body, std::vector<Tensor> feeds)>& run_body;
-  /// Null unless operand 1 is constant and OpDef::prepares asked for it.
+  /// Null unless OpDef::prepared_operand is constant and OpDef::prepares asked for it.
   Prepared* prepared = nullptr;
 
   /// The input, or an empty tensor when it is absent or left out.
@@ -102,9 +102,10 @@ struct OpDef {
   void (*infer)(InferContext&);  // null: nothing is known before running
   void (*forward)(const OpContext&);
   void (*backward)(BackwardContext&);  // null: gradients stop here
-  /// Floats that `forward` keeps from run to run (OpContext::prepared) for a constant operand 1, `constant`; made of
-  /// nothing else, as nodes that share the constant share them. Null: none.
+  /// Floats that `forward` keeps from run to run (OpContext::prepared) for its `prepared_operand` where that is
+  /// `constant`; made of nothing else, as nodes that share the constant share them. Null: none.
   std::int64_t (*prepares)(const Node&, const Tensor& constant) = nullptr;
+  std::size_t prepared_operand = 1;
 };
 
 /// The ai.onnx opset of which qtool knows the meaning of every operator that it has.

@@ -100,6 +100,6 @@ constexpr void (*add_block)(const KernelBlock&) = nullptr;
 
 constinit const IntegerKernel amx{"amx",     "AMX int8", [](const Processor& p) { return p.amx_int8; },
                                   tile_rows, tile_depth, multiply,
-                                  finish,    add_block};
+                                  finish,    add_block,  false};
 
 }  // namespace qtool::kernel

@@ -97,7 +97,7 @@ constexpr void (*add_block)(const KernelBlock&) = nullptr;
 
 }  // namespace
 
-constinit const IntegerKernel avx2{"avx2", "AVX2",   [](const Processor& p) { return p.avx2; }, 1, 4, multiply,
-                                   finish, add_block};
+constinit const IntegerKernel avx2{"avx2",    "AVX2", [](const Processor& p) { return p.avx2; }, 1, 4, multiply, finish,
+                                   add_block, false};
 
 }  // namespace qtool::kernel

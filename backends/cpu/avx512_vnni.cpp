@@ -20,7 +20,16 @@ namespace {
 
 constexpr int most_rows = 6, most_panels = 4;  // 24 vectors of sums, 4 of the right operand, 1 of the left
 
-template <int Rows, int Panels>
+/// Eight columns from each place, four of the depth.
+QTOOL_VNNI inline __m512i two_halves(const std::int8_t* left, const std::int8_t* right) {
+  typedef long long Half __attribute__((vector_size(32)));
+  Half low, high;
+  std::memcpy(&low, left, sizeof low);
+  std::memcpy(&high, right, sizeof high);
+  return reinterpret_cast<__m512i>(__builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+template <int Rows, int Panels, bool Gathers>
 QTOOL_VNNI void block(const KernelTile& t, std::int64_t row, std::int64_t panel) {
   __m512i sum[Rows][Panels];
   std::int32_t* const to = t.sums + row * t.sums_stride + panel * panel_columns;
@@ -33,10 +42,15 @@ QTOOL_VNNI void block(const KernelTile& t, std::int64_t row, std::int64_t panel)
   }
   const std::uint8_t* a = t.a + row * t.a_stride;
   const std::int8_t* b = t.b + panel * t.b_stride;
+  const std::int64_t* const columns = Gathers ? t.columns_of_b + 2 * panel : nullptr;
   for (std::int64_t l = 0; l < t.depth; l += 4, a += 4, b += 4 * panel_columns) {
     __m512i right[Panels];
+    if constexpr (Gathers) b = t.b + t.rows_of_b[l / 4];
 #pragma GCC unroll 4
-    for (int p = 0; p < Panels; ++p) right[p] = _mm512_loadu_si512(b + p * t.b_stride);
+    for (int p = 0; p < Panels; ++p) {
+      right[p] =
+          Gathers ? two_halves(b + columns[2 * p], b + columns[2 * p + 1]) : _mm512_loadu_si512(b + p * t.b_stride);
+    }
 #pragma GCC unroll 6
     for (int r = 0; r < Rows; ++r) {
       std::int32_t four = 0;
@@ -55,19 +69,21 @@ QTOOL_VNNI void block(const KernelTile& t, std::int64_t row, std::int64_t panel)
 
 using Block = void (*)(const KernelTile&, std::int64_t row, std::int64_t panel);
 
-template <int... I>
+template <bool Gathers, int... I>
 constexpr std::array<Block, sizeof...(I)> all_blocks(std::integer_sequence<int, I...>) {
-  return {block<I / most_panels + 1, I % most_panels + 1>...};
+  return {block<I / most_panels + 1, I % most_panels + 1, Gathers>...};
 }
 
-constexpr auto blocks = all_blocks(std::make_integer_sequence<int, most_rows * most_panels>{});
+using Numbers = std::make_integer_sequence<int, most_rows * most_panels>;
+constexpr std::array blocks{all_blocks<false>(Numbers{}), all_blocks<true>(Numbers{})};
 
 void multiply(const KernelTile& t) {
   for (std::int64_t panel = 0; panel < t.panels; panel += most_panels) {
     const std::int64_t panels = std::min<std::int64_t>(most_panels, t.panels - panel);
     for (std::int64_t row = 0; row < t.rows; row += most_rows) {
       const std::int64_t rows = std::min<std::int64_t>(most_rows, t.rows - row);
-      blocks[static_cast<std::size_t>((rows - 1) * most_panels + panels - 1)](t, row, panel);
+      blocks[t.rows_of_b == nullptr ? 0 : 1][static_cast<std::size_t>((rows - 1) * most_panels + panels - 1)](t, row,
+                                                                                                              panel);
     }
   }
 }
@@ -87,6 +103,7 @@ constexpr void (*add_block)(const KernelBlock&) = nullptr;
 }  // namespace
 
 constinit const IntegerKernel avx512_vnni{
-    "avx512_vnni", "AVX-512 VNNI", [](const Processor& p) { return p.avx512_vnni; }, 1, 4, multiply, finish, add_block};
+    "avx512_vnni", "AVX-512 VNNI", [](const Processor& p) { return p.avx512_vnni; }, 1, 4, multiply, finish, add_block,
+    true};
 
 }  // namespace qtool::kernel

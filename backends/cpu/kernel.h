@@ -30,6 +30,9 @@ struct KernelTile {
   std::int32_t* sums = nullptr;
   std::int64_t sums_stride = 0;  // elements
   bool add = false;              // to what is there
+  /// Where given, b[p * b_stride + l/4*64 + j*4 + l%4] is instead b[rows_of_b[l/4] + columns_of_b[2p + j/8] + j%8*4 +
+  /// l%4]. Only for kernels that gather.
+  const std::int64_t *rows_of_b = nullptr, *columns_of_b = nullptr;
 };
 
 /// Element [r * c_stride + j] of c, floats or codes, whichever is given, is made of
@@ -62,6 +65,7 @@ struct IntegerKernel {
   void (*multiply)(const KernelTile&);
   void (*finish)(const KernelResult&);
   void (*add_block)(const KernelBlock&);
+  bool gathers;  // reads the right operand from where it lies
 };
 
 /// All that were built, best first; the last one, `reference`, runs everywhere.

@@ -116,32 +116,21 @@ class PanelPacker {
     const std::int64_t first = panel * panel_columns, columns = std::min(panel_columns, n_ - first);
     if (b_.transposed) return transposed(first, columns, to);
     std::int64_t l = 0;
-#if defined(__x86_64__)
-    if (columns == panel_columns) {
-      const __m128i mask = _mm_set1_epi8(static_cast<char>(flip_));
-      const auto four = [&](const auto& row) {
-        for (; l + 4 <= k_; l += 4, to += 4 * panel_columns) {
-          interleave(_mm_xor_si128(row(l), mask), _mm_xor_si128(row(l + 1), mask), _mm_xor_si128(row(l + 2), mask),
-                     _mm_xor_si128(row(l + 3), mask), to);
-        }
-      };
-      const auto load = [](const std::uint8_t* from) {
-        return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
-      };
-      const auto half = [](const std::uint8_t* from) {
-        return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
-      };
-      if (b_.rows == nullptr) {
-        const std::uint8_t* from = codes() + first;
-        four([&](std::int64_t r) { return load(from + r * b_.stride); });
-      } else {
-        const std::uint8_t *left = codes() + b_.columns[first / 8], *right = codes() + b_.columns[first / 8 + 1];
-        if (right == left + 8) {
-          four([&](std::int64_t r) { return load(left + b_.rows[r]); });
-        } else {
-          four([&](std::int64_t r) { return _mm_unpacklo_epi64(half(left + b_.rows[r]), half(right + b_.rows[r])); });
-        }
+    if (b_.rows != nullptr) {
+      const std::uint8_t *left = codes() + b_.columns[first / 8], *right = codes() + b_.columns[first / 8 + 1];
+      for (; l < k_; l += 4, to += 4 * panel_columns) {
+        std::memcpy(to, left + b_.rows[l / 4], 2 * panel_columns);
+        std::memcpy(to + 2 * panel_columns, right + b_.rows[l / 4], 2 * panel_columns);
       }
+    }
+#if defined(__x86_64__)
+    if (b_.rows == nullptr && columns == panel_columns) {
+      const __m128i mask = _mm_set1_epi8(static_cast<char>(flip_));
+      const std::uint8_t* from = codes() + first;
+      const auto row = [&](std::int64_t r) {
+        return _mm_xor_si128(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + r * b_.stride)), mask);
+      };
+      for (; l + 4 <= k_; l += 4, to += 4 * panel_columns) interleave(row(l), row(l + 1), row(l + 2), row(l + 3), to);
     }
 #endif
     for (; l < depth_; l += 4, to += 4 * panel_columns) {
@@ -155,9 +144,7 @@ class PanelPacker {
  private:
   const std::uint8_t* codes() const { return reinterpret_cast<const std::uint8_t*>(b_.codes); }
 
-  std::uint8_t element(std::int64_t l, std::int64_t j) const {
-    return codes()[b_.rows == nullptr ? l * b_.stride + j : b_.rows[l] + b_.columns[j / 8] + j % 8];
-  }
+  std::uint8_t element(std::int64_t l, std::int64_t j) const { return codes()[l * b_.stride + j]; }
 
   void transposed(std::int64_t first, std::int64_t columns, std::uint8_t* to) const {
     const std::int64_t whole = k_ / 4 * 4;
@@ -201,7 +188,7 @@ class ZeroPoints {
   std::uint32_t shift_;
 };
 
-/// Sums of the columns of packed panels: their product with a row of ones.
+/// Sums of the columns of the tile's panels: their product with a row of ones.
 void add_columns(const IntegerKernel& kernel, KernelTile t, const std::int8_t* codes, std::int64_t depth,
                  std::vector<std::uint32_t>& to) {
   const std::vector<std::uint8_t> ones(at(kernel.row_step * std::min(depth, tile_depth)), 1);
@@ -210,9 +197,10 @@ void add_columns(const IntegerKernel& kernel, KernelTile t, const std::int8_t* c
     t.depth = std::min(tile_depth, depth - l);
     t.a = ones.data();
     t.a_stride = t.depth;
-    t.b = codes + l * panel_columns;
+    t.b = t.rows_of_b == nullptr ? codes + l * panel_columns : codes;
     t.add = l > 0;
     kernel.multiply(t);
+    if (t.rows_of_b != nullptr) t.rows_of_b += tile_depth / 4;
   }
   std::copy(t.sums, t.sums + t.panels * panel_columns, to.begin());
 }
@@ -265,6 +253,7 @@ void multiply_codes(const IntegerKernel& kernel, Threads& threads, const Integer
   }
   const ZeroPoints za(p.a.zero_points, p.m, p.a.is_signed ? 128 : 0),
       zb(p.b.zero_points, p.n, p.b.is_signed ? 0 : -128);
+  QTOOL_ENSURE(p.b.rows == nullptr || (p.b.is_signed && p.k % 4 == 0), "an image lies as kernels read it");
   const Rows rows = pack_rows(kernel, threads, p);
   const bool of_columns = !za.one() || za[0] != 0;
   // Where both zero points are one number, what is taken out is a number per row plus a number per column.
@@ -287,10 +276,12 @@ void multiply_codes(const IntegerKernel& kernel, Threads& threads, const Integer
   const std::int64_t tiles = std::max<std::int64_t>(1, all_tiles * across / wanted_tasks);  // of rows, per task
   const std::int64_t down = round_up(all_tiles, tiles) / tiles;
   const PanelPacker packer(p, depth);
+  const bool gathers = kernel.gathers && p.b.rows != nullptr;
 
   threads.for_each(down * across, 1, [&](std::int64_t begin, std::int64_t end) {
     const std::int64_t stride = width * panel_columns;
-    const auto codes = memory<std::int8_t>(depth * stride);
+    const auto packed = memory<std::int8_t>(gathers ? 0 : depth * stride);
+    const auto* const codes = gathers ? reinterpret_cast<const std::int8_t*>(p.b.codes) : packed.get();
     const auto sums = memory<std::int32_t>(round_up(std::min(tile_rows, p.m), kernel.row_step) * stride);
     std::vector<std::uint32_t> column_sums(at(stride)), by_column(at(stride));
     std::vector<std::byte> lines;
@@ -301,13 +292,18 @@ void multiply_codes(const IntegerKernel& kernel, Threads& threads, const Integer
       t.b_stride = depth * panel_columns;
       t.sums = sums.get();
       t.sums_stride = stride;
-      for (std::int64_t i = 0; i < t.panels; ++i) {
-        packer.pack(panel + i, reinterpret_cast<std::uint8_t*>(codes.get() + i * t.b_stride));
+      for (std::int64_t i = 0; i < t.panels && !gathers; ++i) {
+        packer.pack(panel + i, reinterpret_cast<std::uint8_t*>(packed.get() + i * t.b_stride));
+      }
+      if (gathers) {
+        t.b_stride = 0;
+        t.columns_of_b = p.b.columns + column / 8;
+        t.rows_of_b = p.b.rows;
       }
       const std::int64_t columns = std::min(t.panels * panel_columns, p.n - column);
       for (std::int64_t j = 0; j < columns; ++j) by_column[at(j)] = bias(false, column + j);
       if (of_columns) {
-        add_columns(kernel, t, codes.get(), depth, column_sums);
+        add_columns(kernel, t, codes, depth, column_sums);
         const auto k = static_cast<std::uint32_t>(p.k);
         for (std::int64_t j = 0; j < columns; ++j) {
           column_sums[at(j)] -= k * zb[column + j];
@@ -320,7 +316,8 @@ void multiply_codes(const IntegerKernel& kernel, Threads& threads, const Integer
         t.a_stride = rows.stride;
         for (std::int64_t l = 0; l < depth; l += tile_depth) {
           t.a = rows.codes.get() + row * rows.stride + l;
-          t.b = codes.get() + l * panel_columns;
+          t.b = gathers ? codes : codes + l * panel_columns;
+          if (gathers) t.rows_of_b = p.b.rows + l / 4;
           t.depth = std::min(tile_depth, depth - l);
           t.add = l > 0;
           kernel.multiply(t);

@@ -33,7 +33,7 @@ void add_block(const KernelBlock& b) { detail::add_block_plainly(b); }
 
 }  // namespace
 
-constinit const IntegerKernel reference{"reference", "",       [](const Processor&) { return true; }, 1, 4, multiply,
-                                        finish,      add_block};
+constinit const IntegerKernel reference{
+    "reference", "", [](const Processor&) { return true; }, 1, 4, multiply, finish, add_block, false};
 
 }  // namespace qtool::kernel

@@ -176,26 +176,31 @@ bool convolve_depthwise(Threads& threads, const Convolution& c, const Tensor& x,
   return true;
 }
 
-/// The kernel times the image as its own matrix of columns, see code_planes.h.
-void convolve_by_columns(Threads& threads, const Convolution& c, const CodePlanes& planes, const Tensor& x,
-                         const std::vector<std::int32_t>& x_zero, const Tensor& kernel,
+/// The kernel times the image as its own matrix of columns, see code_planes.h; null: every row is a channel.
+void convolve_by_columns(Threads& threads, const Convolution& c, const CodePlanes* planes, const Tensor& x,
+                         const std::vector<std::int32_t>& x_zero, const std::byte* kernel, bool kernel_is_signed,
                          const std::vector<std::int32_t>& kernel_zero, const Destination& y) {
+  // As signed codes, which is how kernels want this operand.
+  const std::uint8_t flip = x.dtype() == DType::i8 ? 0 : 0x80;
+  const std::int32_t outside = zero_of(x_zero, 0);
+  const std::vector<std::int32_t> signed_zero{outside - (flip != 0 ? 128 : 0)};
   const Window& w = c.window;
-  const std::int64_t positions = w.output_size(), depth = c.depth(), images = c.batch * c.groups;
+  const std::int64_t positions = w.output_size(), images = c.batch * c.groups;
+  const std::int64_t depth = planes == nullptr ? c.depth() : planes->depth();
   const auto* codes = reinterpret_cast<const std::uint8_t*>(x.bytes().data());
   const auto one = [&](std::int64_t image, std::vector<std::uint8_t>& scratch) {
     const std::int64_t channel = image % c.groups * c.outputs;
     const std::uint8_t* const from = codes + image * c.inputs * w.input_size();
     IntegerProduct p{c.outputs, positions, depth, {}, {}, nullptr, positions};
-    p.a = {kernel.bytes().data() + channel * depth, depth, kernel.dtype() == DType::i8, false, kernel_zero};
+    p.a = {kernel + channel * depth, depth, kernel_is_signed, false, kernel_zero};
     if (kernel_zero.size() > 1) p.a.zero_points = p.a.zero_points.subspan(at(channel), at(c.outputs));
     p.b = {reinterpret_cast<const std::byte*>(from), positions, x.dtype() == DType::i8, false, x_zero};
-    if (!w.is_pointwise()) {
-      planes.fill(threads, from, static_cast<std::uint8_t>(x_zero.empty() ? 0 : x_zero[0]), scratch);
-      p.b.codes = reinterpret_cast<const std::byte*>(scratch.data());
-      p.b.rows = planes.rows.data();
-      p.b.columns = planes.columns.data();
-      p.line = planes.width();
+    if (planes != nullptr) {
+      planes->fill(threads, from, static_cast<std::uint8_t>(outside), flip, scratch);
+      p.b = {reinterpret_cast<const std::byte*>(scratch.data()), 0, true, false, signed_zero};
+      p.b.rows = planes->rows.data();
+      p.b.columns = planes->columns.data();
+      p.line = planes->width();
       p.kept = w.output[2];
       p.n = p.line * w.output[0] * w.output[1];
     }
@@ -222,13 +227,28 @@ bool is_depthwise(const Convolution& c) { return c.inputs == 1 && c.groups > 1; 
 
 /// False where the kernels do not fit.
 bool convolve_on_kernels(Threads& threads, const Convolution& c, const Tensor& x, const Tensor& x_zero,
-                         const Tensor& kernel, const Tensor& kernel_zero, const Destination& to) {
+                         const Tensor& kernel, const Tensor& kernel_zero, Prepared* prepared, const Destination& to) {
   if (threads.integers() == nullptr || !is_code(x.dtype()) || !is_code(kernel.dtype())) return false;
   const std::int64_t channels = c.groups * c.outputs;
   const auto zx = zero_points(x_zero, 1, 1), zk = zero_points(kernel_zero, channels, channels);
+  if (!zx || !zk) return false;
+  if (c.window.is_pointwise()) {
+    convolve_by_columns(threads, c, nullptr, x, *zx, kernel.bytes().data(), kernel.dtype() == DType::i8, *zk, to);
+    return true;
+  }
   const CodePlanes planes(c);
-  if (!zx || !zk || planes.rows.empty()) return false;
-  convolve_by_columns(threads, c, planes, x, *zx, kernel, *zk, to);
+  if (planes.rows.empty()) return false;
+  std::vector<std::byte> ordered;
+  const std::byte* by_fours = nullptr;
+  if (prepared != nullptr) {
+    by_fours = reinterpret_cast<const std::byte*>(
+        prepared->get([&](float* floats) { order_by_fours(kernel, reinterpret_cast<std::byte*>(floats)); }));
+  } else {
+    ordered.resize(at(size_by_fours(kernel)));
+    order_by_fours(kernel, ordered.data());
+    by_fours = ordered.data();
+  }
+  convolve_by_columns(threads, c, &planes, x, *zx, by_fours, kernel.dtype() == DType::i8, *zk, to);
   return true;
 }
 
@@ -300,19 +320,26 @@ Tensor convolution_of_codes(Threads& threads, const Convolution& c, const Tensor
   Tensor sums = Tensor::unset(DType::i32, c.window.output_shape(c.batch, c.groups * c.outputs));
   if (is_depthwise(c)) {
     if (convolve_depthwise(threads, c, x, x_zero, kernel, kernel_zero, sums)) return sums;
-  } else if (convolve_on_kernels(threads, c, x, x_zero, kernel, kernel_zero, Destination(sums))) {
+  } else if (convolve_on_kernels(threads, c, x, x_zero, kernel, kernel_zero, nullptr, Destination(sums))) {
     return sums;
   }
   return sums_to_i32(
       exact_convolution(threads, c, centred(x, x_zero, 1, "the image"), centred(kernel, kernel_zero, 0, "the kernel")));
 }
 
+std::int64_t kernel_floats(const Node&, const Tensor& kernel) {
+  if (!is_code(kernel.dtype()) || kernel.rank() < 3) return 0;
+  const bool depthwise = kernel.shape()[1] == 1, pointwise = op::extent(kernel.shape(), 2, kernel.rank()) == 1;
+  return depthwise || pointwise ? 0 : (size_by_fours(kernel) + 3) / 4;
+}
+
 Tensor scaled_convolution_of_codes(Threads& threads, const Convolution& c, const Tensor& x, const Tensor& x_zero,
-                                   const Tensor& kernel, const Tensor& kernel_zero, const SumsTo& to) {
+                                   const Tensor& kernel, const Tensor& kernel_zero, const SumsTo& to,
+                                   Prepared* prepared) {
   const std::int64_t channels = c.groups * c.outputs;
   if (c.depth() > 0 && channels > 0 && !is_depthwise(c) && leaves_kernels_as(to.dtype)) {
     Tensor out = Tensor::unset(to.dtype, c.window.output_shape(c.batch, channels));
-    if (convolve_on_kernels(threads, c, x, x_zero, kernel, kernel_zero, Destination(to, channels, true, out)))
+    if (convolve_on_kernels(threads, c, x, x_zero, kernel, kernel_zero, prepared, Destination(to, channels, true, out)))
       return out;
   }
   return scaled_sums(threads, convolution_of_codes(threads, c, x, x_zero, kernel, kernel_zero), to);

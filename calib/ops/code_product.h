@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "calib/op.h"
 #include "calib/ops/conv.h"
 #include "calib/ops/matmul.h"
 #include "formats/base/threads.h"
@@ -40,10 +41,15 @@ struct SumsTo {
 };
 Tensor scaled_sums(Threads& threads, const Tensor& sums, const SumsTo& to);
 /// The same of the sums that product_of_codes() and convolution_of_codes() give, without a tensor of sums. Scales: one
-/// in all, or one per column of the product or output channel.
+/// in all, or one per column of the product or output channel. `prepared`: of the operator whose kernel this is; null:
+/// the kernel may be another one in the next run.
 Tensor scaled_product_of_codes(Threads& threads, const MatMulPlan& plan, const Tensor& a, const Tensor& a_zero,
                                const Tensor& b, const Tensor& b_zero, const SumsTo& to);
 Tensor scaled_convolution_of_codes(Threads& threads, const Convolution& c, const Tensor& x, const Tensor& x_zero,
-                                   const Tensor& kernel, const Tensor& kernel_zero, const SumsTo& to);
+                                   const Tensor& kernel, const Tensor& kernel_zero, const SumsTo& to,
+                                   Prepared* prepared);
+
+/// OpDef::prepares of operators whose kernel that is.
+std::int64_t kernel_floats(const Node&, const Tensor& kernel);
 
 }  // namespace qtool

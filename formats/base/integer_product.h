@@ -21,8 +21,9 @@ struct CodeMatrix {
   std::int64_t stride = 0;  // bytes from one stored row to the next
   bool is_signed = false, transposed = false;
   std::span<const std::int32_t> zero_points;  // of the codes' type: none (0), one, or one per row of A, column of B
-  /// Where given, for B only: element (l, j) is codes[rows[l] + columns[j / 8] + j % 8], and the number of columns is a
-  /// multiple of 8. So an image is its own matrix of columns.
+  /// Where given, for B only: element (l, j) is codes[rows[l / 4] + columns[j / 8] + j % 8 * 4 + l % 4], k is a
+  /// multiple of 4 and n one of 8, there is an even number of columns, and codes are signed. So an image is its own
+  /// matrix of columns.
   const std::int64_t *rows = nullptr, *columns = nullptr;
 };
 
