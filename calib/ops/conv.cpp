@@ -51,17 +51,22 @@ void convolve_depthwise(Threads& threads, const Convolution& c, const T* x, cons
 }  // namespace
 
 Convolution convolution_of(const Attrs& attrs, const Shape& image, const Shape& kernel) {
-  require(image.size() >= 3 && kernel.size() == image.size(),
-          "a convolution of an image " + to_string(image) + " with a kernel " + to_string(kernel) + " is not defined");
+  // Sentences are put together only where somebody reads them: small convolutions take microseconds.
+  if (image.size() < 3 || kernel.size() != image.size()) {
+    op::refuse("a convolution of an image " + to_string(image) + " with a kernel " + to_string(kernel) +
+               " is not defined");
+  }
   Convolution c;
   c.groups = attrs.get("group", std::int64_t{1});
-  require(c.groups >= 1 && kernel[0] % c.groups == 0 && image[1] == kernel[1] * c.groups,
-          "a kernel of shape " + to_string(kernel) + " in " + std::to_string(c.groups) +
-              " groups does not fit an image of shape " + to_string(image));
+  if (c.groups < 1 || kernel[0] % c.groups != 0 || image[1] != kernel[1] * c.groups) {
+    op::refuse("a kernel of shape " + to_string(kernel) + " in " + std::to_string(c.groups) +
+               " groups does not fit an image of shape " + to_string(image));
+  }
   const Shape spatial(kernel.begin() + 2, kernel.end());
   const std::vector<std::int64_t> declared = attrs.get("kernel_shape", std::vector<std::int64_t>{});
-  require(declared.empty() || declared == spatial,
-          "kernel_shape " + to_string(declared) + " does not agree with the kernel " + to_string(kernel));
+  if (!declared.empty() && declared != spatial) {
+    op::refuse("kernel_shape " + to_string(declared) + " does not agree with the kernel " + to_string(kernel));
+  }
   c.window = window_of(attrs, image, spatial);
   c.batch = image[0];
   c.inputs = kernel[1];
