@@ -13,12 +13,14 @@
 #include "calib/op.h"
 #include "cli/data_options.h"
 #include "cli/gate.h"
+#include "cli/manifest.h"
 #include "cli/ratchet.h"
 #include "cli/report.h"
 #include "cli/speed.h"
 #include "cli/staging.h"
 #include "cli/weights.h"
 #include "formats/base/error.h"
+#include "formats/base/file.h"
 #include "formats/base/hash.h"
 #include "formats/file/reader.h"
 #include "formats/ir/verify.h"
@@ -168,17 +170,22 @@ void set_metadata(ModelInfo& info, const std::string& key, const std::string& va
   info.metadata.emplace_back(key, value);
 }
 
-/// What made the file, in the file: the same inputs give the same words.
-void sign(Graph& graph, const JobRequest& request, const Plan& plan, const Dataset* calib, Threads& threads) {
-  ModelInfo info = *graph.model;
+/// Of the recipe as it was run.
+std::string recipe_digest(const JobRequest& request, const Recipe& recipe) {
   Hasher hasher;
-  hasher.text(plan.recipe.source);
+  hasher.text(recipe.source);
   for (const std::string& assignment : request.set) hasher.text(assignment);
+  return hex(hasher.text(recipe.target).finish());
+}
+
+/// What made the file, in the file; the manifest says more.
+void sign(Graph& graph, const Provenance& from) {
+  ModelInfo info = *graph.model;
   set_metadata(info, "qtool.version", QTOOL_VERSION);
-  set_metadata(info, "qtool.recipe", plan.recipe.name);
-  set_metadata(info, "qtool.recipe_sha256", hex(hasher.text(plan.recipe.target).finish()));
-  if (calib) set_metadata(info, "qtool.calibration_sha256", calib->digest(threads));
-  if (calib && calib->synthetic()) set_metadata(info, "qtool.calibration", "synthetic");
+  set_metadata(info, "qtool.model_sha256", from.model_sha256);
+  set_metadata(info, "qtool.recipe_sha256", from.recipe_sha256);
+  if (from.calibration) set_metadata(info, "qtool.calibration_sha256", from.calibration_sha256);
+  if (from.calibration && from.calibration->synthetic()) set_metadata(info, "qtool.calibration", "synthetic");
   graph.model = std::make_shared<const ModelInfo>(std::move(info));
 }
 
@@ -296,8 +303,10 @@ JobResult run_job(const JobRequest& request, Journal& journal) {
   const std::shared_ptr<const Dataset> eval = open_if_named(original, plan.eval);
   if (calib || eval) Executor(original, Reading::reference, threads);  // refuses unknown operators now, not later
   check_evaluation(plan.recipe.gate, calib.get(), eval.get(), threads, journal);
-  const std::string evaluation = eval ? eval->digest(threads) : "";
-  if (plan.ratchet) plan.ratchet->check_data(evaluation);
+  const Provenance from{
+      model_digest(request.model, original), recipe_digest(request, plan.recipe), calib.get(), eval.get(),
+      calib ? calib->digest(threads) : "",   eval ? eval->digest(threads) : ""};
+  if (plan.ratchet) plan.ratchet->check_data(from.evaluation_sha256);
   check_stop(request.stop);
 
   Graph graph = original;
@@ -310,7 +319,7 @@ JobResult run_job(const JobRequest& request, Journal& journal) {
   Graph lowered =
       with_known_shapes(graph, [&](const Graph& typed) { return plan.emitter->lower(typed, target, journal); });
   verify(lowered);
-  sign(lowered, request, plan, calib.get(), threads);
+  sign(lowered, from);
   write_onnx(lowered, staging.file(), {.sync = Sync::later});
   verify_written(staging.file(), target);
   check_stop(request.stop);
@@ -337,7 +346,7 @@ JobResult run_job(const JobRequest& request, Journal& journal) {
       plan.ratchet ? plan.ratchet->judge(*result.comparison, result.output_bytes) : std::vector<GateLimit>();
   add_remarks(result, plan, calib.get(), journal);
   result.report = job_report(request, plan.recipe, result, limits, last, journal.facts());
-  if (eval) result.report.set("evaluation_sha256", evaluation);
+  if (eval) result.report.set("evaluation_sha256", from.evaluation_sha256);
   try {
     hold_to(plan.recipe.gate, limits);
     if (plan.ratchet) plan.ratchet->hold(last);
@@ -345,6 +354,10 @@ JobResult run_job(const JobRequest& request, Journal& journal) {
     throw GateMissed(e, std::move(result));
   }
   check_stop(request.stop);
+  const Json manifest = manifest_of(request, plan.recipe, target, result, from, staging.file());
+  OutputFile file(staging.manifest());
+  file.write(manifest.dump(2) + "\n");
+  file.publish(Sync::later);
   staging.publish(request.no_clobber);
   return result;
 }

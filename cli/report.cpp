@@ -98,8 +98,9 @@ Json job_report(const JobRequest& request, const Recipe& recipe, const JobResult
   report.set("compared_on", !result.comparison ? Json() : result.compared_on_eval ? Json("eval") : Json("calibration"));
   report.set("comparison", result.comparison ? result.comparison->json() : Json());
   report.set("gate", limits_json(limits)).set("ratchet", limits_json(ratchet));
-  for (const auto& [name, kind] : {std::pair{"steps", "step"}, std::pair{"emitted", "emit"}, std::pair{"skips", "skip"},
-                                   std::pair{"slower", "slower"}, std::pair{"warnings", "warning"}}) {
+  for (const auto& [name, kind] :
+       {std::pair{"steps", "step"}, std::pair{"changes", "change"}, std::pair{"emitted", "emit"},
+        std::pair{"skips", "skip"}, std::pair{"slower", "slower"}, std::pair{"warnings", "warning"}}) {
     report.set(name, facts_of(facts, kind));
   }
   Json remarks = Json::array();

@@ -20,6 +20,8 @@ namespace qtool {
 namespace fs = std::filesystem;
 namespace {
 
+constexpr const char* replace_hint = "leave out --no-clobber to replace it";
+
 fs::path folder_of(const fs::path& file) { return file.has_parent_path() ? file.parent_path() : fs::path("."); }
 
 [[noreturn]] void fail(const fs::path& output, int error) {
@@ -33,7 +35,7 @@ void move_into_place(const fs::path& from, const fs::path& to, bool no_clobber) 
                                : ::rename(from.c_str(), to.c_str());
   if (moved == 0) return;
   if (no_clobber && errno == EEXIST) {
-    throw Error(Code::usage, to.string() + " exists", "leave out --no-clobber to replace it");
+    throw Error(Code::usage, to.string() + " exists", replace_hint);
   }
   if (no_clobber && errno == EINVAL) return move_into_place(from, to, false);  // file systems without NOREPLACE
   fail(to, errno);
@@ -55,7 +57,7 @@ void check_output(const fs::path& input, const fs::path& output, bool no_clobber
     throw Error(Code::usage, "the output " + output.string() + " is the input file", "give another name with -o");
   }
   if (no_clobber && fs::exists(status)) {
-    throw Error(Code::usage, output.string() + " exists", "leave out --no-clobber to replace it");
+    throw Error(Code::usage, output.string() + " exists", replace_hint);
   }
 }
 
@@ -86,10 +88,12 @@ void Staging::publish(bool no_clobber) {
   }
   std::vector<fs::path> others;
   for (const auto& entry : fs::directory_iterator(folder_)) {
-    if (entry.path() != file()) others.push_back(entry.path());
+    if (entry.path() != file() && entry.path() != manifest()) others.push_back(entry.path());
   }
   for (const fs::path& other : others) sync_to_disk(other);
   sync_to_disk(file());
+  const bool told = fs::exists(manifest());
+  if (told) sync_to_disk(manifest());
   // Weights before the model that names them, under names that the old model does not use unless they are the same.
   for (const fs::path& other : others) {
     move_into_place(other, folder / other.filename(), false);
@@ -97,11 +101,14 @@ void Staging::publish(bool no_clobber) {
   }
   std::error_code ignored;
   try {
+    if (no_clobber && fs::exists(output_)) throw Error(Code::usage, output_.string() + " exists", replace_hint);
+    fs::remove(folder / manifest_name(), ignored);
     move_into_place(file(), output_, no_clobber);
   } catch (...) {
     for (const fs::path& name : placed) fs::remove(folder / name, ignored);
     throw;
   }
+  if (told) move_into_place(manifest(), folder / manifest_name(), false);
   for (const fs::path& name : stale) fs::remove(folder / name, ignored);
   const int dir = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (dir >= 0) {  // the renames must survive a power cut

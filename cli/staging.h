@@ -21,13 +21,17 @@ class Staging {
   /// Where to write: the output's name inside the folder, so that names of data files are final. Files may be written
   /// with Sync::later: publish() waits for the disk.
   std::filesystem::path file() const { return folder_ / output_.filename(); }
+  /// Where to write what is published beside the output, named after it.
+  std::filesystem::path manifest() const { return folder_ / manifest_name(); }
   /// Bytes of all staged files.
   std::uintmax_t bytes() const;
-  /// Data files of the model that is replaced go when the new one is in place. `no_clobber`: Error(Code::usage) when
+  /// Data files of the model that is replaced go when the new one is in place. The old manifest goes before, the new
+  /// one comes last: there is none, or it is that of the model. `no_clobber`: Error(Code::usage) when
   /// the output has appeared meanwhile.
   void publish(bool no_clobber);
 
  private:
+  std::filesystem::path manifest_name() const { return output_.filename().concat(".manifest.json"); }
   std::filesystem::path output_, folder_;
 };
 

@@ -4,6 +4,7 @@
 
 #include <doctest/doctest.h>
 #include <sys/types.h>
+#include <algorithm>
 
 #include <chrono>
 #include <cstdint>
@@ -54,6 +55,7 @@ inline void write_bytes(const std::filesystem::path& path, const std::string& by
 inline std::vector<std::string> listing(const std::filesystem::path& folder) {
   std::vector<std::string> names;
   for (const auto& entry : std::filesystem::directory_iterator(folder)) names.push_back(entry.path().filename());
+  std::sort(names.begin(), names.end());
   return names;
 }
 

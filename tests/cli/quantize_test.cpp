@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // quantize end to end on the samples: what is written, what is reported, what is left alone on failure.
+#include <span>
+
+#include "formats/base/hash.h"
 #include "formats/base/json.h"
 #include "tests/cli/program.h"
 
@@ -56,18 +59,7 @@ TEST_CASE("every shipped recipe quantizes the samples that fit it") {
     const double sqnr = report.find("comparison")->find("outputs")->as_array()[0].find("sqnr_db")->as_number();
     CHECK(sqnr > 10);
   }
-  CHECK(listing(folder.path()).size() == std::size(jobs));
-}
-
-TEST_CASE("the written bytes do not depend on the number of threads") {
-  const ScratchFolder folder;
-  std::vector<std::string> outputs;
-  for (const char* threads : {"1", "3"}) {
-    const std::string output = (folder / threads).string();
-    REQUIRE(run_qtool(with(words_for(cnn_static, output), {"--quiet", "--threads", threads})).code == 0);
-    outputs.push_back(bytes_of(output));
-  }
-  CHECK(outputs[0] == outputs[1]);
+  CHECK(listing(folder.path()).size() == 2 * std::size(jobs));  // with their manifests
 }
 
 TEST_CASE("the summary tells size, error, agreement, accuracy and what was quantized") {
@@ -87,7 +79,8 @@ TEST_CASE("without -o the file is named after model and recipe, in the current f
   const Outcome done = run_qtool({"quantize", sample_model("tiny_lstm"), "--recipe", "int8_weights", "--quiet"}, there);
   CHECK(done.code == 0);
   CHECK(done.out.empty());
-  CHECK(listing(folder.path()) == std::vector<std::string>{"tiny_lstm.int8_weights.onnx"});
+  CHECK(listing(folder.path()) ==
+        std::vector<std::string>{"tiny_lstm.int8_weights.onnx", "tiny_lstm.int8_weights.onnx.manifest.json"});
 }
 
 TEST_CASE("a gate that is met publishes, one that is missed exits with 3 and publishes nothing") {
@@ -106,7 +99,7 @@ TEST_CASE("a gate that is met publishes, one that is missed exits with 3 and pub
   const Json gate = *Json::parse(bytes_of(report), report).find("gate");
   CHECK(*gate.as_array()[0].find("verdict") == Json("missed"));
   CHECK(run_qtool(with(words, {"--set", "gate.size_ratio=0.01"})).code == 3);
-  CHECK(listing(folder.path()).size() == 2);
+  CHECK(listing(folder.path()).size() == 3);  // model, manifest, report
 }
 
 TEST_CASE("samples that the model was fitted to do not judge it") {
@@ -120,6 +113,34 @@ TEST_CASE("samples that the model was fitted to do not judge it") {
   const Outcome told = run_qtool(words);
   CHECK(told.code == 0);
   CHECK(told.err.find("the model was fitted to what it is judged by") != std::string::npos);
+}
+
+TEST_CASE("a manifest says what a model is made of, the same for every run of the job") {
+  const ScratchFolder folder;
+  const std::string output = (folder / "q.onnx").string(), manifest = output + ".manifest.json";
+  const auto words = words_for(cnn_static, output);
+  REQUIRE(run_qtool(with(words, {"--threads", "1"})).code == 0);
+  const std::string text = bytes_of(manifest);
+  const Json json = Json::parse(text, manifest);
+  CHECK(*json.find("schema") == Json("qtool.manifest/1"));
+  const std::string model = bytes_of(output);
+  const Json& file = json.find("files")->as_array().at(0);
+  CHECK(*file.find("name") == Json("q.onnx"));
+  CHECK(file.find("bytes")->as_integer() == static_cast<std::int64_t>(model.size()));
+  const auto digest = [](const std::string& bytes) {
+    return hex(Hasher().bytes(std::as_bytes(std::span(bytes))).finish());
+  };
+  CHECK(*file.find("sha256") == Json(digest(model)));
+  CHECK(*json.find("model")->find("sha256") == Json(digest(bytes_of(sample_model("digits_cnn")))));
+  CHECK(json.find("calibration")->find("samples")->as_integer() == 32);
+  for (const std::string& word : {folder.path().string(), std::string(QTOOL_SOURCE_DIR), std::string("seconds")}) {
+    CHECK(text.find(word) == std::string::npos);
+  }
+  for (const char* threads : {"2", "3", "8"}) {
+    REQUIRE(run_qtool(with(words, {"--threads", threads})).code == 0);
+    CHECK(bytes_of(manifest) == text);
+    CHECK(bytes_of(output) == model);
+  }
 }
 
 TEST_CASE("nothing worse than the last model is published") {
@@ -173,7 +194,7 @@ TEST_CASE("an existing output stays as it was on every failure, and with --no-cl
   CHECK(bytes_of(output) == "old");
   CHECK(run_qtool(with(words, {"--quiet"})).code == 0);
   CHECK(bytes_of(output) != "old");
-  CHECK(listing(folder.path()) == std::vector<std::string>{"q.onnx"});
+  CHECK(listing(folder.path()) == std::vector<std::string>{"q.onnx", "q.onnx.manifest.json"});
 }
 
 TEST_CASE("outputs that cannot be written are refused with the path") {

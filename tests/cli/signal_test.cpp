@@ -26,12 +26,11 @@ std::chrono::milliseconds undisturbed(const std::string& output) {
 
 TEST_CASE("SIGTERM and SIGINT exit with 75, write nothing and leave nothing") {
   for (const int number : {SIGTERM, SIGINT}) {
-    const ScratchFolder folder;
+    const ScratchFolder folder, elsewhere;
     const std::string output = (folder / "q.onnx").string();
     write_bytes(output, "old");
     Setup stop;
-    stop.kill = undisturbed((folder / "whole.onnx").string()) / 2;
-    std::filesystem::remove(folder / "whole.onnx");
+    stop.kill = undisturbed((elsewhere / "whole.onnx").string()) / 2;
     stop.signal = number;
     const Outcome done = run_qtool(job(output), stop);
     CAPTURE(done.err);

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/manifest.h"
+
+#include <algorithm>
+#include <map>
+
+#include "backends/cpu/cpu.h"
+#include "calib/linalg.h"
+#include "cli/weights.h"
+#include "formats/base/file.h"
+#include "formats/base/hash.h"
+#include "formats/base/threads.h"
+
+namespace qtool {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* schema = "qtool.manifest/1";
+#if defined(__clang__)
+constexpr const char* compiler = "clang " __clang_version__;
+#else
+constexpr const char* compiler = "g++ " __VERSION__;
+#endif
+
+void hash_constants(const Graph& graph, Hasher& hasher) {
+  for (const ValueId v : graph.values()) {
+    if (graph.is_constant(v)) hasher.text(graph[v].name).bytes(graph[v].data.bytes());
+  }
+  for (const NodeId n : graph.nodes()) {
+    for_each_body(graph[n], [&](const Graph& body) { hash_constants(body, hasher); });
+  }
+}
+
+/// Part by part, so that a large file takes no memory.
+void hash_file(const fs::path& file, Hasher& hasher) {
+  constexpr std::size_t part = std::size_t{16} << 20;
+  const MappedFile mapped(file);
+  const std::span<const std::byte> bytes = mapped.bytes();
+  for (std::size_t at = 0; at < bytes.size(); at += part) {
+    const std::size_t n = std::min(part, bytes.size() - at);
+    hasher.bytes(bytes.subspan(at, n));
+    mapped.release(at, n);
+  }
+}
+
+Json data_json(const Dataset* data, const std::string& sha256) {
+  if (!data) return {};
+  Json json = Json::object();
+  json.set("sha256", sha256).set("samples", data->samples()).set("runs", data->batches());
+  return json.set("synthetic", data->synthetic());
+}
+
+Json machine_json() {
+  const LinalgInfo& blas = linalg_info();
+  Json json = Json::object();
+  json.set("compiler", compiler).set("instruction_set", blas.widest);
+  json.set("float_products", blas.library + " " + blas.core).set("chosen_by", blas.chosen_by);
+  return json.set("integer_products", best_integer_kernels().name());
+}
+
+/// The model and its data files.
+Json files_json(const fs::path& staged) {
+  std::map<std::string, fs::path> files;
+  for (const auto& entry : fs::directory_iterator(staged.parent_path())) {
+    files[entry.path().filename().string()] = entry.path();
+  }
+  Json list = Json::array();
+  for (const auto& [name, path] : files) {
+    Json file = Json::object();
+    file.set("name", name).set("bytes", static_cast<std::uint64_t>(fs::file_size(path)));
+    Hasher hasher;
+    hash_file(path, hasher);
+    list.push(file.set("sha256", hex(hasher.finish())));
+  }
+  return list;
+}
+
+/// The report's list of what the steps did, without the time that they took.
+Json without_seconds(const Json& steps) {
+  Json list = Json::array();
+  for (const Json& step : steps.as_array()) {
+    Json rest = Json::object();
+    for (const auto& [name, value] : step.as_object()) {
+      if (name != "seconds") rest.set(name, value);
+    }
+    list.push(std::move(rest));
+  }
+  return list;
+}
+
+}  // namespace
+
+std::string model_digest(const fs::path& file, const Graph& graph) {
+  Hasher hasher;
+  hash_file(file, hasher);
+  if (model_bytes(file, graph) > fs::file_size(file)) hash_constants(graph, hasher);
+  return hex(hasher.finish());
+}
+
+Json manifest_of(const JobRequest& request, const Recipe& recipe, const Target& target, const JobResult& result,
+                 const Provenance& from, const fs::path& staged) {
+  Json model = Json::object(), by = Json::object();
+  model.set("name", request.model.filename().string()).set("bytes", result.input_bytes);
+  model.set("sha256", from.model_sha256);
+  by.set("name", recipe.name).set("sha256", from.recipe_sha256);
+  Json changes = Json::array();
+  for (const std::string& assignment : request.set) changes.push(assignment);
+  by.set("set", std::move(changes)).set("seed", request.seed);
+  by.set("target", target.name).set("runtime", target.runtime + " " + target.version);
+  by.set("target_instruction_set", target.instruction_set);
+  Json manifest = Json::object();
+  manifest.set("schema", schema).set("qtool", QTOOL_VERSION).set("machine", machine_json());
+  manifest.set("model", std::move(model)).set("recipe", std::move(by));
+  manifest.set("calibration", data_json(from.calibration, from.calibration_sha256));
+  manifest.set("evaluation", data_json(from.evaluation, from.evaluation_sha256));
+  manifest.set("files", files_json(staged));
+  for (const char* part :
+       {"compared_on", "comparison", "gate", "changes", "emitted", "skips", "slower", "warnings", "remarks"}) {
+    manifest.set(part, *result.report.find(part));
+  }
+  return manifest.set("steps", without_seconds(*result.report.find("steps")));
+}
+
+}  // namespace qtool
