@@ -55,15 +55,14 @@ bool is_last(const PlanStep& step, std::size_t i, std::span<const Slot> dying) {
 
 }  // namespace
 
-std::vector<Tensor> Executor::Plan::run_step(const PlanStep& step, Slots& slots, std::span<const Slot> dying,
-                                             Record* record) const {
+void Executor::Plan::run_step(const PlanStep& step, Slots& slots, std::span<const Slot> dying, Record* record) const {
   std::vector<Tensor> inputs, results(step.node->outputs.size());
   inputs.reserve(step.inputs.size());
-  Prepared* prepared = step.prepared.get();
+  std::vector<Prepared*> prepared(step.prepared.size());
   for (std::size_t i = 0; i < step.inputs.size(); ++i) {
     const Operand& o = step.inputs[i];
-    if (i == step.def->prepared_operand && o.value != ValueId::none && (slots[o.slot] || slots[index(o.value)]))
-      prepared = nullptr;
+    const bool fed = o.value != ValueId::none && (slots[o.slot] || slots[index(o.value)]);
+    if (i < prepared.size() && !fed) prepared[i] = step.prepared[i].get();
     const bool last = record == nullptr && slots[o.slot] && is_last(step, i, dying);
     inputs.push_back(last ? std::move(*slots[o.slot]) : fetch(o, slots));
   }
@@ -96,26 +95,28 @@ std::vector<Tensor> Executor::Plan::run_step(const PlanStep& step, Slots& slots,
     if (v == ValueId::none) continue;
     if (results[i].empty())
       throw Error(Code::input, "output " + std::to_string(i) + " is not one that this operator has");
-    slots[index(v)] = results[i];
+    if (record == nullptr) {
+      slots[index(v)] = std::move(results[i]);
+    } else {
+      slots[index(v)] = results[i];
+    }
   }
-  if (record != nullptr) record->outputs = results;
-  return results;
+  if (record != nullptr) record->outputs = std::move(results);
 }
 
 void Executor::Plan::execute(const Schedule& s, std::size_t at, Slots& slots, const Visit& made, Record* record) const {
   const PlanStep& step = steps[s.steps[at]];
   const std::uint32_t begin = at == 0 ? 0 : s.frees_ends[at - 1];
   const std::span<const Slot> dying(s.frees.data() + begin, s.frees_ends[at] - begin);
-  std::vector<Tensor> results;
   try {
-    results = run_step(step, slots, dying, record);
+    run_step(step, slots, dying, record);
   } catch (const Error& e) {
     rethrow_at(e, graph, *step.node);
   } catch (const std::bad_alloc&) {
     rethrow_at(Error(Code::no_fit, "there is not enough memory for the result"), graph, *step.node);
   }
-  for (std::size_t i = 0; made && i < results.size(); ++i) {
-    if (step.node->outputs[i] != ValueId::none) made(step.node->outputs[i], results[i]);
+  for (const ValueId v : step.node->outputs) {
+    if (made && v != ValueId::none) made(v, *slots[index(v)]);
   }
   for (const Slot slot : dying) slots[slot].reset();
 }

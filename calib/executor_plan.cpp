@@ -167,18 +167,19 @@ void Executor::Plan::quantize_constants(Building& building) {
 /// Takes memory for what operators prepare before values take theirs: later, in the midst of them, it would keep freed
 /// places from growing together.
 void Executor::Plan::prepare() {
-  using Key = std::tuple<const OpDef*, const std::byte*, DType, Shape>;
+  using Key = std::tuple<const OpDef*, std::size_t, const std::byte*, DType, Shape>;
   std::map<Key, std::shared_ptr<Prepared>> of_constant;
   for (PlanStep& step : steps) {
-    const std::size_t place = step.def->prepared_operand;
-    if (step.def->prepares == nullptr || step.inputs.size() <= place || step.inputs[place].fixed.empty()) continue;
-    const Tensor& constant = step.inputs[place].fixed;
-    const std::int64_t floats = step.def->prepares(*step.node, constant);
-    if (floats == 0) continue;
-    std::shared_ptr<Prepared>& shared =
-        of_constant[{step.def, constant.bytes().data(), constant.dtype(), constant.shape()}];
-    if (shared == nullptr) shared = std::make_shared<Prepared>(floats);
-    step.prepared = shared;
+    for (std::size_t i = 0; step.def->prepares != nullptr && i < step.inputs.size(); ++i) {
+      const Tensor& constant = step.inputs[i].fixed;
+      const std::int64_t floats = constant.empty() ? 0 : step.def->prepares(*step.node, i, constant);
+      if (floats == 0) continue;
+      std::shared_ptr<Prepared>& shared =
+          of_constant[{step.def, i, constant.bytes().data(), constant.dtype(), constant.shape()}];
+      if (shared == nullptr) shared = std::make_shared<Prepared>(floats);
+      step.prepared.resize(step.inputs.size());
+      step.prepared[i] = shared;
+    }
   }
 }
 

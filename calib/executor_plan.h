@@ -43,7 +43,7 @@ struct PlanStep {
   std::int64_t opset = 0;
   std::vector<Operand> inputs, captured;
   std::vector<std::unique_ptr<const Executor::Plan>> bodies;
-  std::shared_ptr<Prepared> prepared;  // null: the operator has nothing to prepare
+  std::vector<std::shared_ptr<Prepared>> prepared;  // by operand; empty: the operator has nothing to prepare
   // The step makes on codes what the step before, in the schedule instead of it where need be, makes on floats.
   bool on_codes = false;
   std::vector<ValueId> inside;  // values that it does without
@@ -106,7 +106,7 @@ struct Executor::Plan {
   PlanStep& add_step(NodeId, const Node&, const OpDef&, Building&);
   bool add_step_on_codes(NodeId, const Node&, Building&);
   Tensor fetch(const Operand&, Slots&) const;
-  std::vector<Tensor> run_step(const PlanStep&, Slots&, std::span<const Slot> dying, Record*) const;
+  void run_step(const PlanStep&, Slots&, std::span<const Slot> dying, Record*) const;
 };
 
 /// The operand as its consumer sees it.

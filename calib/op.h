@@ -42,8 +42,10 @@ class OpContext {
   Threads& threads;
   /// Runs a body graph of this node on `feeds` (one per body.inputs; captured values are bound by the executor).
   const std::function<std::vector<Tensor>(const Graph& body, std::vector<Tensor> feeds)>& run_body;
-  /// Null unless OpDef::prepared_operand is constant and OpDef::prepares asked for it.
-  Prepared* prepared = nullptr;
+  std::span<Prepared* const> prepared = {};  // by operand; empty: nothing was prepared
+
+  /// What is kept for operand i. Null unless it is constant and OpDef::prepares asked for it.
+  Prepared* kept(std::size_t i) const { return i < prepared.size() ? prepared[i] : nullptr; }
 
   /// The input, or an empty tensor when it is absent or left out.
   const Tensor& in(std::size_t i) const;
@@ -102,10 +104,9 @@ struct OpDef {
   void (*infer)(InferContext&);  // null: nothing is known before running
   void (*forward)(const OpContext&);
   void (*backward)(BackwardContext&);  // null: gradients stop here
-  /// Floats that `forward` keeps from run to run (OpContext::prepared) for its `prepared_operand` where that is
-  /// `constant`; made of nothing else, as nodes that share the constant share them. Null: none.
-  std::int64_t (*prepares)(const Node&, const Tensor& constant) = nullptr;
-  std::size_t prepared_operand = 1;
+  /// Floats that `forward` keeps from run to run (OpContext::kept) for constant operand `i`; made of nothing else, as
+  /// nodes that share the constant share them. Null: none.
+  std::int64_t (*prepares)(const Node&, std::size_t i, const Tensor& constant) = nullptr;
 };
 
 /// The ai.onnx opset of which qtool knows the meaning of every operator that it has.

@@ -327,7 +327,8 @@ Tensor convolution_of_codes(Threads& threads, const Convolution& c, const Tensor
       exact_convolution(threads, c, centred(x, x_zero, 1, "the image"), centred(kernel, kernel_zero, 0, "the kernel")));
 }
 
-std::int64_t kernel_floats(const Node&, const Tensor& kernel) {
+std::int64_t kernel_floats(const Node&, std::size_t i, const Tensor& kernel) {
+  if (i != 3) return 0;
   if (!is_code(kernel.dtype()) || kernel.rank() < 3) return 0;
   const bool depthwise = kernel.shape()[1] == 1, pointwise = op::extent(kernel.shape(), 2, kernel.rank()) == 1;
   return depthwise || pointwise ? 0 : (size_by_fours(kernel) + 3) / 4;

@@ -49,7 +49,7 @@ Tensor scaled_convolution_of_codes(Threads& threads, const Convolution& c, const
                                    const Tensor& kernel, const Tensor& kernel_zero, const SumsTo& to,
                                    Prepared* prepared);
 
-/// OpDef::prepares of operators whose kernel that is.
-std::int64_t kernel_floats(const Node&, const Tensor& kernel);
+/// OpDef::prepares of operators whose operand 3 that kernel is.
+std::int64_t kernel_floats(const Node&, std::size_t i, const Tensor& kernel);
 
 }  // namespace qtool

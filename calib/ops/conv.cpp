@@ -175,9 +175,9 @@ void forward(const OpContext& ctx) {
   const Tensor bias = ctx.has(2) ? compute_float(ctx.in(2), "the bias") : Tensor();
   require(!bias || bias.count() == c.groups * c.outputs, "the bias does not have one entry per output channel");
   Tensor y = Tensor::unset(x.dtype(), c.window.output_shape(c.batch, c.groups * c.outputs));
-  if (ctx.prepared != nullptr && x.dtype() == DType::f32 && convolves_by_winograd(c)) {
+  if (ctx.kept(1) != nullptr && x.dtype() == DType::f32 && convolves_by_winograd(c)) {
     const float* weights = kernel.read<float>().data();
-    const float* transformed = ctx.prepared->get([&](float* to) { transform_kernel(c, weights, to); });
+    const float* transformed = ctx.kept(1)->get([&](float* to) { transform_kernel(c, weights, to); });
     convolve_by_winograd(ctx.threads, c, x.read<float>().data(), weights, transformed,
                          bias ? bias.read<float>().data() : nullptr, y.write<float>().data());
     return ctx.out(0, op::narrowed(std::move(y), ctx.in(0).dtype()));
@@ -240,8 +240,8 @@ void backward(BackwardContext& ctx) {
 }  // namespace
 
 /// Floats of the transformed kernel, which depends on the kernel alone.
-std::int64_t prepares(const Node& node, const Tensor& kernel) {
-  if (!is_float(kernel.dtype()) || node.attrs.get("group", std::int64_t{1}) != 1) return 0;
+std::int64_t prepares(const Node& node, std::size_t i, const Tensor& kernel) {
+  if (i != 1 || !is_float(kernel.dtype()) || node.attrs.get("group", std::int64_t{1}) != 1) return 0;
   const std::vector<std::int64_t> strides = node.attrs.get("strides", std::vector<std::int64_t>{});
   const bool dense = std::all_of(strides.begin(), strides.end(), [](std::int64_t s) { return s == 1; });
   return dense ? winograd_floats(kernel.shape()) : 0;

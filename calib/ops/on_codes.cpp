@@ -49,7 +49,7 @@ void convolution(const OpContext& c) {
   const Convolution k = convolution_of(c.attrs(), c.in(0).shape(), c.in(3).shape());
   const std::int64_t channels = k.groups * k.outputs;
   Tensor y = scaled_convolution_of_codes(c.threads, k, c.in(0), c.in(2), c.in(3), c.in(5),
-                                         {scales_of(c, 1.0F, channels, k.window.output_size())}, c.prepared);
+                                         {scales_of(c, 1.0F, channels, k.window.output_size())}, c.kept(3));
   Shape per_channel(y.shape().size(), 1);
   per_channel[1] = channels;
   require(!c.has(6) || c.in(6).count() == channels, "the bias does not have one entry per output channel");
@@ -74,7 +74,7 @@ void general_product(const OpContext& c) {
 }
 
 /// Known to the executor alone: no graph names them.
-constexpr std::array on_codes{OpDef{"Conv", "", 1, nullptr, convolution, nullptr, kernel_floats, 3},
+constexpr std::array on_codes{OpDef{"Conv", "", 1, nullptr, convolution, nullptr, kernel_floats},
                               OpDef{"MatMul", "", 1, nullptr, product, nullptr},
                               OpDef{"Gemm", "", 1, nullptr, general_product, nullptr}};
 

@@ -169,7 +169,7 @@ void qlinear_conv(const OpContext& c) {
   require(scales.scales.size() == 1 || static_cast<std::int64_t>(scales.scales.size()) == scales.n,
           "the kernel does not have one scale per output channel");
   c.out(0, scaled_convolution_of_codes(c.threads, k, x, c.in(2), w, c.in(5),
-                                       {scales, c.in(7).dtype(), scalar_of(c.in(7), "y_zero_point")}, c.prepared));
+                                       {scales, c.in(7).dtype(), scalar_of(c.in(7), "y_zero_point")}, c.kept(3)));
 }
 
 void qlinear_conv_infer(InferContext& c) { infer_convolution(c, 0, 3, c.in(7).known_dtype, c.in(7).dtype); }
@@ -178,7 +178,7 @@ void qlinear_conv_infer(InferContext& c) { infer_convolution(c, 0, 3, c.in(7).kn
 
 constinit const OpDef ConvInteger{"ConvInteger", "", 10, conv_integer_infer, conv_integer, nullptr};
 constinit const OpDef MatMulInteger{"MatMulInteger", "", 10, matmul_integer_infer, matmul_integer, nullptr};
-constinit const OpDef QLinearConv{"QLinearConv", "", 10, qlinear_conv_infer, qlinear_conv, nullptr, kernel_floats, 3};
+constinit const OpDef QLinearConv{"QLinearConv", "", 10, qlinear_conv_infer, qlinear_conv, nullptr, kernel_floats};
 constinit const OpDef QLinearMatMul{"QLinearMatMul", "", 10, qlinear_matmul_infer, qlinear_matmul, nullptr};
 constinit const OpDef ms_DynamicQuantizeMatMul{"DynamicQuantizeMatMul", microsoft, 1, dynamic_quantize_matmul_infer,
                                                dynamic_quantize_matmul, nullptr};

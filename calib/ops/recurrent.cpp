@@ -23,6 +23,29 @@ const float* still_running(const Cell& k, std::int64_t t, const std::vector<floa
   return copy.data();
 }
 
+/// The biases of R, or zeros.
+std::vector<float> recurrent_bias(const Cell& k, std::int64_t d) {
+  const std::int64_t width = k.gates * k.hidden;
+  std::vector<float> bias(at(width), 0.0F);
+  if (const float* all = k.bias(d)) std::copy_n(all + width, width, bias.data());
+  return bias;
+}
+
+/// The walk of usual cells. one(x, share, row, y) takes one row through its gates.
+template <class F>
+void walk_usual(const OpContext& ctx, const Cell& k, std::int64_t d, Walker& s, float* y, F&& one) {
+  const std::int64_t n = k.hidden, width = k.gates * n;
+  for (std::int64_t t = 0; t < k.steps; ++t) {
+    multiply_recurrence(ctx, k, d, 0, k.gates, s.h.data(), s);
+    for (std::int64_t row = 0; row < k.batch; ++row) {
+      const std::int64_t where = position(k, d, t, row);
+      if (where < 0) continue;
+      one(s.projected.data() + (where * k.batch + row) * width, s.share.data() + row * width, row,
+          y + ((where * k.directions + d) * k.batch + row) * n);
+    }
+  }
+}
+
 void lstm_direction(const OpContext& ctx, const Cell& k, std::int64_t d, bool couple, float* y, float* y_h,
                     float* y_c) {
   Walker s = start(ctx, k, d);
@@ -30,7 +53,14 @@ void lstm_direction(const OpContext& ctx, const Cell& k, std::int64_t d, bool co
   const float* peep = k.p ? k.p.read<float>().data() + d * 3 * n : nullptr;  // input, output, forget
   const Activation &f = k.activation(d, 0), &g = k.activation(d, 1), &out = k.activation(d, 2);
   std::vector<float> squashed(at(n)), running;
-  for (std::int64_t t = 0; t < k.steps; ++t) {
+  const bool usual = k.usual && !couple && k.r_codes.empty();
+  if (usual) {
+    walk_usual(ctx, k, d, s, y,
+               [&, b = recurrent_bias(k, d)](const float* x, const float* share, std::int64_t row, float* to) {
+                 usual_lstm_row(x, share, b.data(), n, s.c.data() + row * n, s.h.data() + row * n, to);
+               });
+  }
+  for (std::int64_t t = 0; t < k.steps && !usual; ++t) {
     load_step(k, d, t, s);
     add_recurrence(ctx, k, s, d, 0, 4, k.r_codes.empty() ? s.h.data() : still_running(k, t, s.h, running), s.z.data(),
                    width);
@@ -73,7 +103,14 @@ void gru_direction(const OpContext& ctx, const Cell& k, std::int64_t d, bool res
   const std::int64_t n = k.hidden, width = 3 * n;
   const Activation &f = k.activation(d, 0), &g = k.activation(d, 1);
   std::vector<float> recurrent(at(k.batch * n)), gated(at(k.batch * n));  // the state's share of the candidate
-  for (std::int64_t t = 0; t < k.steps; ++t) {
+  const bool usual = k.usual && reset_last;
+  if (usual) {
+    walk_usual(ctx, k, d, s, y,
+               [&, b = recurrent_bias(k, d)](const float* x, const float* share, std::int64_t row, float* to) {
+                 usual_gru_row(x, share, b.data(), n, s.h.data() + row * n, to);
+               });
+  }
+  for (std::int64_t t = 0; t < k.steps && !usual; ++t) {
     load_step(k, d, t, s);
     add_recurrence(ctx, k, s, d, 0, 2, s.h.data(), s.z.data(), width);
     for (std::int64_t row = 0; row < k.batch; ++row) {
@@ -185,9 +222,9 @@ void infer(InferContext& c) {
 
 }  // namespace
 
-constinit const OpDef GRU{"GRU", "", 1, infer, gru, gru_backward};
-constinit const OpDef LSTM{"LSTM", "", 1, infer, lstm<false>, lstm_backward};
-constinit const OpDef RNN{"RNN", "", 1, infer, rnn, rnn_backward};
+constinit const OpDef GRU{"GRU", "", 1, infer, gru, gru_backward, recurrent_prepares};
+constinit const OpDef LSTM{"LSTM", "", 1, infer, lstm<false>, lstm_backward, recurrent_prepares};
+constinit const OpDef RNN{"RNN", "", 1, infer, rnn, rnn_backward, recurrent_prepares};
 
 constinit const OpDef ms_DynamicQuantizeLSTM{"DynamicQuantizeLSTM", "com.microsoft", 1, infer, lstm<true>, nullptr};
 

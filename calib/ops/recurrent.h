@@ -32,6 +32,7 @@ struct Cell {
   std::vector<std::int64_t> lengths;
   std::vector<Activation> activations;
   std::int64_t activations_per_direction;
+  bool usual;  // the operator's default activations, no clip and no peepholes
 
   bool reversed(std::int64_t d) const { return direction == "reverse" || d == 1; }
   void clamp(float* x_, std::int64_t n) const {
@@ -58,11 +59,25 @@ struct Walker {
   std::vector<float> projected;  // X W^T + Wb, for all steps [steps, batch, gates*hidden]
   std::vector<float> z;          // gates of one step [batch, gates*hidden]
   std::vector<float> h, c;       // state [batch, hidden]
-  // R of this direction as tiles take it: [hidden, gates*hidden]; empty where there are none, or too few columns.
-  std::vector<float> r;
+  // R of this direction as tiles take it: [hidden, gates*hidden]; null where there are none, or too few columns.
+  const float* r = nullptr;
+  std::vector<float> own_r;          // r, unless the executor keeps it
   std::vector<std::int32_t> r_rows;  // where the rows of r begin
-  std::vector<float> share;          // of the state in the gates
+  std::vector<float> share;          // of the state in the gates [batch, gates*hidden]
 };
+
+/// Of W and R, operands 1 and 2: as many floats again, each matrix turned around.
+std::int64_t recurrent_prepares(const Node&, std::size_t i, const Tensor& constant);
+
+/// to[rows, gates*hidden] = X W^T + Wb of direction d, for all steps.
+void project_inputs(const OpContext&, const Cell&, std::int64_t d, float* to);
+
+/// Sets r, own_r and r_rows.
+void lay_out_recurrence(const OpContext&, const Cell&, std::int64_t d, Walker&);
+
+/// share[batch, count*hidden] = h R^T for `count` gates from `first` on.
+void multiply_recurrence(const OpContext&, const Cell&, std::int64_t d, std::int64_t first, std::int64_t count,
+                         const float* h, Walker&);
 
 /// Walks direction d from its initial state.
 Walker start(const OpContext&, const Cell&, std::int64_t d);
@@ -72,6 +87,12 @@ std::int64_t position(const Cell&, std::int64_t d, std::int64_t t, std::int64_t 
 
 /// z = projected input of step t, row by row.
 void load_step(const Cell&, std::int64_t d, std::int64_t t, Walker&);
+
+/// One row through the gates of a usual cell, written in one loop. x: its projected inputs, s: the state's share, b:
+/// the biases of R (all [gates*hidden]); the state and the cell move on, and the new state goes to y.
+void usual_lstm_row(const float* x, const float* s, const float* b, std::int64_t hidden, float* c, float* h, float* y);
+/// The same of a GRU whose reset gate comes after the product.
+void usual_gru_row(const float* x, const float* s, const float* b, std::int64_t hidden, float* h, float* y);
 
 /// z[:, first gate ...] += h R^T + Rb for `count` gates from `first` on.
 void add_recurrence(const OpContext&, const Cell&, Walker&, std::int64_t d, std::int64_t first, std::int64_t count,

@@ -2,10 +2,7 @@
 #include "calib/ops/recurrent.h"
 
 #include <cmath>
-#include <limits>
 
-#include "calib/linalg.h"
-#include "calib/ops/conv_tile.h"
 #include "calib/ops/delegate.h"
 #include "calib/ops/vector_math.h"
 #include "formats/base/widest.h"
@@ -106,50 +103,6 @@ std::vector<Codes> codes_of(const OpContext& ctx, const Cell& k, std::size_t cod
   return out;
 }
 
-/// R of direction d, turned around for tiles: with several rows a library would lay the matrix out again in every step,
-/// and with a small matrix its calls would take longer than the product. One row of a large one it takes as it is.
-void lay_out_recurrence(const Cell& k, std::int64_t d, Walker& s) {
-  const ConvTiles& tiles = conv_tiles(widest_available());
-  const std::int64_t width = k.gates * k.hidden;
-  constexpr std::int64_t small = 1 << 14, most = std::numeric_limits<std::int32_t>::max();
-  if (tiles.compute == nullptr || k.hidden < tiles.lanes || k.steps < 2) return;
-  if (width * k.hidden > (k.batch == 1 ? small : most)) return;
-  s.r.resize(at(width * k.hidden));
-  const float* from = k.r.read<float>().data() + d * width * k.hidden;
-  constexpr std::int64_t block = 16;  // of lines that the caches hold together
-  for (std::int64_t j0 = 0; j0 < width; j0 += block) {
-    for (std::int64_t i = 0; i < k.hidden; ++i) {
-      for (std::int64_t j = j0; j < std::min(j0 + block, width); ++j) s.r[at(i * width + j)] = from[j * k.hidden + i];
-    }
-  }
-  for (std::int64_t i = 0; i < k.hidden; ++i) s.r_rows.push_back(static_cast<std::int32_t>(i * width));
-  s.share.resize(at(k.batch * width));
-}
-
-/// s.share[batch, columns] = h R'[:, first column ...].
-void multiply_recurrence(const Cell& k, Walker& s, std::int64_t first, std::int64_t columns, const float* h) {
-  const ConvTiles& tiles = conv_tiles(widest_available());
-  ConvTile t;
-  t.x = s.r.data() + first;
-  t.offsets = s.r_rows.data();
-  t.depth = t.kernel_row = k.hidden;
-  t.y_row = columns;
-  const std::int64_t vectors = (columns + tiles.lanes - 1) / tiles.lanes;
-  for (std::int64_t row = 0; row < k.batch; row += tiles.rows) {
-    const auto rows = static_cast<int>(std::min<std::int64_t>(tiles.rows, k.batch - row));
-    t.kernel = h + row * k.hidden;
-    t.y = s.share.data() + row * columns;
-    const std::int64_t most = tiles.most_vectors[rows - 1];
-    for (std::int64_t v = 0; v < vectors; v += most) {
-      const auto count = static_cast<int>(std::min(most, vectors - v));
-      for (int i = 0; i < count; ++i) {
-        t.x_at[i] = t.y_at[i] = std::min((v + i) * tiles.lanes, columns - tiles.lanes);  // the last one may overlap
-      }
-      tiles.compute(t, rows, count);
-    }
-  }
-}
-
 /// to[rows, width] += x W, with x [rows, in] quantized on the way.
 void add_quantized(const OpContext& ctx, const Codes& w, const float* x, std::int64_t rows, std::int64_t in,
                    float* to) {
@@ -230,6 +183,10 @@ Cell cell_of(const OpContext& ctx, std::int64_t gates, const std::vector<std::st
     names.insert(names.end(), default_activations.begin(), default_activations.end());
   }
   k.activations = activations_of(ctx.attrs(), names);
+  const std::vector<std::string> given = ctx.attrs().get("activations", std::vector<std::string>{});
+  k.usual = k.clip <= 0 && !k.p &&
+            std::equal(given.begin(), given.end(), names.begin(),
+                       [](const auto& a, const auto& b) { return lower(a) == lower(b); });
   k.activations_per_direction = static_cast<std::int64_t>(default_activations.size());
   return k;
 }
@@ -238,20 +195,20 @@ Walker start(const OpContext& ctx, const Cell& k, std::int64_t d) {
   Walker s;
   const std::int64_t width = k.gates * k.hidden, rows = k.steps * k.batch;
   s.projected.resize(at(rows * width));
-  if (const float* bias = k.bias(d)) {
-    for (std::int64_t i = 0; i < rows; ++i) std::copy_n(bias, width, s.projected.data() + i * width);
-  }
-  if (!k.w_codes.empty()) {
+  if (k.w_codes.empty()) {
+    project_inputs(ctx, k, d, s.projected.data());
+    lay_out_recurrence(ctx, k, d, s);
+    s.share.resize(at(k.batch * width));
+  } else {
+    if (const float* bias = k.bias(d)) {
+      for (std::int64_t i = 0; i < rows; ++i) std::copy_n(bias, width, s.projected.data() + i * width);
+    }
     // Steps that no sequence reaches take no part in the range of the codes.
     std::int64_t reached = 0;
     for (const std::int64_t n : k.lengths) reached = std::max(reached, n * k.batch);
     if (reached > 0)
       add_quantized(ctx, k.w_codes[at(d)], k.x.read<float>().data(), reached, k.inputs, s.projected.data());
-  } else {
-    gemm(ctx.threads, false, true, rows, width, k.inputs, 1.0F, k.x.read<float>().data(), k.inputs,
-         k.w.read<float>().data() + d * width * k.inputs, k.inputs, k.b ? 1.0F : 0.0F, s.projected.data(), width);
   }
-  if (k.r_codes.empty()) lay_out_recurrence(k, d, s);
   s.z.resize(at(k.batch * width));
   const std::int64_t state = k.batch * k.hidden;
   s.h.assign(at(state), 0.0F);
@@ -286,16 +243,11 @@ void add_recurrence(const OpContext& ctx, const Cell& k, Walker& s, std::int64_t
     }
   }
   if (!k.r_codes.empty()) return add_quantized(ctx, k.r_codes[at(d)], h, k.batch, k.hidden, z);  // all gates at once
-  if (!s.r.empty()) {
-    const std::int64_t columns = count * k.hidden;
-    multiply_recurrence(k, s, first * k.hidden, columns, h);
-    for (std::int64_t row = 0; row < k.batch; ++row) {
-      for (std::int64_t j = 0; j < columns; ++j) z[row * ld + j] += s.share[at(row * columns + j)];
-    }
-    return;
+  multiply_recurrence(ctx, k, d, first, count, h, s);
+  const std::int64_t columns = count * k.hidden;
+  for (std::int64_t row = 0; row < k.batch; ++row) {
+    for (std::int64_t j = 0; j < columns; ++j) z[row * ld + j] += s.share[at(row * columns + j)];
   }
-  gemm(ctx.threads, false, true, k.batch, count * k.hidden, k.hidden, 1.0F, h, k.hidden,
-       k.r.read<float>().data() + (d * width + first * k.hidden) * k.hidden, k.hidden, 1.0F, z, ld);
 }
 
 }  // namespace qtool::op
