@@ -108,6 +108,8 @@ void multiply_openblas(const Problem<T>& p, openblas::Gemm<T> gemm, openblas::Ge
     return static_cast<int>(v);
   };
   // One row or one column: the matrix-vector kernels read the matrix once, without packing it.
+  // They scale what the result held, and some versions keep its NaN while they multiply by 0.
+  if (p.beta == T(0) && (p.m == 1 || p.n == 1)) scale(p);
   if (p.m == 1) {
     const std::int64_t rows = p.transpose_b ? p.n : p.k, columns = p.transpose_b ? p.k : p.n;
     gemv(row_major, p.transpose_b ? plain : transposed, i32(rows), i32(columns), p.alpha, p.b, i32(p.ldb), p.a,

@@ -13,17 +13,17 @@ namespace qtool::op {
 namespace {
 
 template <class To, class From>
-To converted(From v) {
+QTOOL_INLINE inline To converted(From v) {
   if constexpr (std::is_same_v<To, bool>) {
     return v != From(0);
   } else if constexpr (std::is_integral_v<To> && std::is_floating_point_v<From>) {
-    if (std::isnan(v)) return 0;
     // The ends as powers of two are exact in every float type.
-    constexpr From low = static_cast<From>(std::numeric_limits<To>::lowest());
-    const From high = std::ldexp(From(1), std::numeric_limits<To>::digits);
-    if (v <= low) return std::numeric_limits<To>::lowest();
-    if (v >= high) return std::numeric_limits<To>::max();
-    return static_cast<To>(v);
+    using Limits = std::numeric_limits<To>;
+    constexpr From low = static_cast<From>(Limits::lowest());
+    constexpr From high = static_cast<From>(Limits::max() / 2 + 1) * 2;
+    const bool inside = v > low && v < high;  // NaN is not
+    const To whole = static_cast<To>(inside ? v : From(0));
+    return v <= low ? Limits::lowest() : v >= high ? Limits::max() : whole;
   } else {
     return static_cast<To>(v);
   }
@@ -36,7 +36,9 @@ Tensor cast_plain(Threads& threads, const Tensor& x, DType to) {
     using From = decltype(from_type);
     for_any_type(to, [&](auto to_type) {
       using To = decltype(to_type);
-      map(threads, x.read<From>().data(), y.write<To>().data(), x.count(), converted<To, From>);
+      using Stored = std::conditional_t<std::is_same_v<From, bool>, std::uint8_t, From>;  // vectors know no bool
+      map(threads, reinterpret_cast<const Stored*>(x.bytes().data()), y.write<To>().data(), x.count(),
+          [](Stored v) QTOOL_INLINE { return converted<To>(v); });
     });
   });
   return y;

@@ -53,8 +53,11 @@ void forward_constant_of_shape(const OpContext& ctx) {
   Tensor result(value.dtype(), to_int64s(ctx.in(0)));
   const auto from = value.bytes();
   if (std::any_of(from.begin(), from.end(), [](std::byte b) { return b != std::byte{0}; })) {
-    auto to = result.write_bytes();
-    for (std::size_t i = 0; i < to.size(); i += from.size()) std::memcpy(&to[i], from.data(), from.size());
+    const auto to = result.write_bytes();
+    for (std::size_t done = 0, n = from.size(); done < to.size(); done += n) {
+      n = std::min(done == 0 ? from.size() : done, to.size() - done);  // what is there already, twice as much each time
+      std::memcpy(&to[done], done == 0 ? from.data() : to.data(), n);
+    }
   }
   ctx.out(0, std::move(result));
 }

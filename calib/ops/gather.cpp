@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "calib/ops/copy.h"
 #include "calib/ops/pairs.h"
 
 namespace qtool::op {
@@ -36,14 +37,14 @@ void forward_gather(const OpContext& ctx) {
     }
     return ctx.out(0, Tensor::strings(shape, std::move(result)));
   }
-  Tensor result(x.dtype(), shape);
   const std::size_t row = width_of(x) * at(rest);
+  Tensor result = Tensor::unset(x.dtype(), shape);
   const std::byte* in = x.bytes().data();
   std::byte* out = result.write_bytes().data();
   if (result.count() != 0) {
     for (std::int64_t o = 0; o < outer; ++o) {
       for (const std::int64_t i : indices) {
-        std::memcpy(out, in + at(o * n + i) * row, row);
+        copy_bytes(out, in + at(o * n + i) * row, row);
         out += row;
       }
     }

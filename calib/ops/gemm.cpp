@@ -97,7 +97,7 @@ void forward(const OpContext& ctx) {
   }
   const Tensor a = compute_float(ctx.in(0), "operand A"), b = compute_float(ctx.in(1), "operand B");
   const Tensor c = ctx.has(2) ? compute_float(ctx.in(2), "operand C") : Tensor();
-  Tensor y(a.dtype(), {p.m, p.n});
+  Tensor y = Tensor::unset(a.dtype(), {p.m, p.n});
   op::for_float_type(a.dtype(), [&](auto zero) {
     using T = decltype(zero);
     T* out = y.write<T>().data();

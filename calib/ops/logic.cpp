@@ -148,6 +148,27 @@ void infer_bool(InferContext& ctx) {
   ctx.out(0, std::move(t));
 }
 
+/// to[i] = c[i] ? x[i] : y[i], where x and y are one element for all unless there are `many`.
+template <class E>
+void choose_neighbours(const bool* c, const E* x, bool many_x, const E* y, bool many_y, E* to, std::int64_t n) {
+  // Bytes, and operands that are read either way: a condition around a load would keep the loop from using vectors.
+  const auto* flags = reinterpret_cast<const std::uint8_t*>(c);
+  with_widest_vectors([=]() QTOOL_INLINE {
+    const E one_x = *x, one_y = *y;
+    const auto pick = [=](std::int64_t i, const E& first, const E& second)
+                          QTOOL_INLINE { return flags[i] != 0 ? first : second; };
+    if (many_x && many_y) {
+      fill_by(to, n, [=](std::int64_t i) QTOOL_INLINE { return pick(i, E(x[i]), E(y[i])); });
+    } else if (many_x) {
+      fill_by(to, n, [=](std::int64_t i) QTOOL_INLINE { return pick(i, E(x[i]), one_y); });
+    } else if (many_y) {
+      fill_by(to, n, [=](std::int64_t i) QTOOL_INLINE { return pick(i, one_x, E(y[i])); });
+    } else {
+      fill_by(to, n, [=](std::int64_t i) QTOOL_INLINE { return pick(i, one_x, one_y); });
+    }
+  });
+}
+
 template <class E>
 void choose(const OpContext& ctx, const Shape& shape, const E* x, const E* y, E* out) {
   const Walk<3> w =
@@ -159,34 +180,7 @@ void choose(const OpContext& ctx, const Shape& shape, const E* x, const E* y, E*
     const E *const from_x = x + starts[1], *const from_y = y + starts[2];
     E* const to = out + at;
     if (steps[0] == 1 && steps[1] <= 1 && steps[2] <= 1) {  // neighbours or one for all
-      with_widest_vectors([=, &steps]() QTOOL_INLINE {
-        // Bits are masked: a condition would become a jump, and keep the loop from using vectors.
-        const auto select = [=](auto x_at, auto y_at) QTOOL_INLINE {
-          QTOOL_INDEPENDENT
-          for (std::int64_t i = 0; i < n; ++i) {
-            if constexpr (std::is_unsigned_v<E>) {
-              const E one = x_at(i), other = y_at(i), mask = static_cast<E>(0 - static_cast<E>(from_c[i]));
-              to[i] = static_cast<E>((one & mask) | (other & static_cast<E>(~mask)));
-            } else {
-              to[i] = from_c[i] ? x_at(i) : y_at(i);
-            }
-          }
-        };
-        const auto many_x = [=](std::int64_t i) QTOOL_INLINE { return from_x[i]; };
-        const auto many_y = [=](std::int64_t i) QTOOL_INLINE { return from_y[i]; };
-        const auto one_x = [one = *from_x](std::int64_t) QTOOL_INLINE { return one; };
-        const auto one_y = [one = *from_y](std::int64_t) QTOOL_INLINE { return one; };
-        if (steps[1] == 1 && steps[2] == 1) {
-          select(many_x, many_y);
-        } else if (steps[1] == 1) {
-          select(many_x, one_y);
-        } else if (steps[2] == 1) {
-          select(one_x, many_y);
-        } else {
-          select(one_x, one_y);
-        }
-      });
-      return;
+      return choose_neighbours(from_c, from_x, steps[1] == 1, from_y, steps[2] == 1, to, n);
     }
     for (std::int64_t i = 0; i < n; ++i) {
       to[i] = from_c[i * steps[0]] ? from_x[i * steps[1]] : from_y[i * steps[2]];

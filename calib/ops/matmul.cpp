@@ -219,7 +219,7 @@ void matmul(const OpContext& c) {
     return c.out(0, std::move(y));
   }
   const Tensor x = compute_float(a, "operand A"), w = compute_float(b, "operand B");
-  Tensor y(x.dtype(), plan.output);
+  Tensor y = Tensor::unset(x.dtype(), plan.output);
   op::for_float_type(x.dtype(), [&](auto zero) {
     using T = decltype(zero);
     multiply_stacks<T>(c.threads, plan, T(1), x.read<T>().data(), w.read<T>().data(), y.write<T>().data());
@@ -264,7 +264,7 @@ void fused_matmul(const OpContext& c) {
   const FusedAttributes f = fused_attributes(c.attrs());
   const Tensor a = compute_float(c.in(0), "operand A"), b = compute_float(c.in(1), "operand B");
   const MatMulPlan plan = plan_matmul(a.shape(), b.shape(), f.transpose_a, f.transpose_b);
-  Tensor y(a.dtype(), plan.output);
+  Tensor y = Tensor::unset(a.dtype(), plan.output);
   op::for_float_type(a.dtype(), [&](auto zero) {
     using T = decltype(zero);
     multiply_stacks<T>(c.threads, plan, T(f.alpha), a.read<T>().data(), b.read<T>().data(), y.write<T>().data());

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <limits>
 
+#include "calib/ops/copy.h"
 #include "calib/ops/support.h"
 
 namespace qtool::op {
@@ -54,7 +55,7 @@ void forward_concat(const OpContext& ctx) {
     const std::size_t part = bytes_of(x.dtype(), x.shape()[at(axis)] * rest);
     const std::byte* from = x.bytes().data();
     if (part == 0) continue;
-    for (std::int64_t o = 0; o < outer; ++o) std::memcpy(to + at(o) * row, from + at(o) * part, part);
+    for (std::int64_t o = 0; o < outer; ++o) copy_bytes(to + at(o) * row, from + at(o) * part, part);
     to += part;
   }
   ctx.out(0, std::move(result));

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "calib/ops/copy.h"
+
 namespace qtool::op {
 namespace {
 
@@ -19,7 +21,8 @@ void copy_runs(Threads& threads, const Walk<2>& w, const std::byte* in, std::byt
     const auto* from = reinterpret_cast<const E*>(in) + starts[0];
     auto* to = reinterpret_cast<E*>(out) + starts[1];
     if (steps[0] == 1) {
-      std::memcpy(to, from, static_cast<std::size_t>(n) * sizeof(E));
+      copy_bytes(reinterpret_cast<std::byte*>(to), reinterpret_cast<const std::byte*>(from),
+                 static_cast<std::size_t>(n) * sizeof(E));
     } else {
       for (std::int64_t i = 0; i < n; ++i) to[i] = from[i * steps[0]];
     }

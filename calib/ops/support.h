@@ -134,17 +134,21 @@ void for_runs(const Walk<N>& w, std::int64_t begin, std::int64_t end, F&& f) {
   std::array<std::int64_t, N> starts{}, steps{};
   for (std::size_t i = 0; i < N; ++i) steps[i] = w.strides[i][last];
   while (begin < end) {
-    std::int64_t rest = begin / inner;
     const std::int64_t column = begin % inner;
+    std::int64_t rest = begin / inner, neighbours = 1;  // runs from here to the end of the axis before the last
     for (std::size_t i = 0; i < N; ++i) starts[i] = column * steps[i];
     for (std::size_t d = last; d-- > 0;) {
       const std::int64_t at = rest % w.extents[d];
       rest /= w.extents[d];
       for (std::size_t i = 0; i < N; ++i) starts[i] += at * w.strides[i][d];
+      if (d + 1 == last && column == 0) neighbours = w.extents[d] - at;
     }
-    const std::int64_t n = std::min(inner - column, end - begin);
-    f(begin, starts, steps, n);
-    begin += n;
+    for (; neighbours > 0 && begin < end; --neighbours) {
+      const std::int64_t n = std::min(inner - column, end - begin);
+      f(begin, starts, steps, n);
+      begin += n;
+      for (std::size_t i = 0; last > 0 && i < N; ++i) starts[i] += w.strides[i][last - 1];
+    }
   }
 }
 

@@ -172,6 +172,62 @@ TEST_CASE("a sequence of a recurrent operator is its steps, one run each") {
   }
 }
 
+TEST_CASE("usual recurrent cells, written in one loop, give the bytes of the general way") {
+  constexpr std::int64_t steps = 7, inputs = 5, hidden = 40;
+  for (const char* op : {"LSTM", "GRU"}) {
+    for (const std::int64_t batch : {1, 3}) {
+      CAPTURE(op);
+      CAPTURE(batch);
+      const std::int64_t width = (op == std::string("LSTM") ? 4 : 3) * hidden;
+      Tensor lengths(DType::i32, {batch});
+      for (std::int32_t& n : lengths.write<std::int32_t>()) n = 4;
+      lengths.write<std::int32_t>()[0] = steps;
+      const std::vector<Tensor> operands{random_tensor({steps, batch, inputs}, "x"),
+                                         random_tensor({2, width, inputs}, "w"), random_tensor({2, width, hidden}, "r"),
+                                         random_tensor({2, 2 * width}, "b"), lengths};
+      Attrs attrs;
+      attrs.set("hidden_size", hidden);
+      attrs.set("direction", std::string("bidirectional"));
+      if (op == std::string("GRU")) attrs.set("linear_before_reset", std::int64_t{1});
+      const std::vector<Tensor> usual = run_node(op, operands, attrs, 2, 1);
+      attrs.set("clip", 1e30F);
+      const std::vector<Tensor> general = run_node(op, operands, attrs, 2, 1);
+      CHECK(usual[0].same_bytes(general[0]));
+      CHECK(usual[1].same_bytes(general[1]));
+    }
+  }
+}
+
+TEST_CASE("Softmax and Where of rows that end within a vector are what the definition says") {
+  for (const std::int64_t n : {1, 7, 16, 63, 96, 100}) {
+    CAPTURE(n);
+    const Tensor x = random_tensor({9, n}, "x"), other = random_tensor({9, n}, "other");
+    Attrs attrs;
+    attrs.set("axis", std::int64_t{1});
+    const Tensor y = run_node("Softmax", {x}, attrs, 1, 1)[0];
+    Tensor first(DType::boolean, {n});
+    for (std::int64_t i = 0; i < n; i += 3) first.write<bool>()[static_cast<std::size_t>(i)] = true;
+    const Tensor one = Tensor::scalar(2.5F);
+    const Tensor both = run_node("Where", {first, x, other}, {}, 1, 1)[0],
+                 left = run_node("Where", {first, one, x}, {}, 1, 1)[0],
+                 right = run_node("Where", {first, x, one}, {}, 1, 1)[0];
+    for (std::int64_t row = 0; row < 9; ++row) {
+      double sum = 0;
+      const auto element = [&](const Tensor& t, std::int64_t i) {
+        return static_cast<double>(t.read<float>()[static_cast<std::size_t>(row * n + i)]);
+      };
+      for (std::int64_t i = 0; i < n; ++i) sum += std::exp(element(x, i));
+      for (std::int64_t i = 0; i < n; ++i) {
+        const bool taken = i % 3 == 0;
+        CHECK(element(y, i) == doctest::Approx(std::exp(element(x, i)) / sum).epsilon(1e-6));
+        CHECK(element(both, i) == element(taken ? x : other, i));
+        CHECK(element(left, i) == (taken ? 2.5 : element(x, i)));
+        CHECK(element(right, i) == (taken ? element(x, i) : 2.5));
+      }
+    }
+  }
+}
+
 TEST_CASE("pools and resizes: same bytes on any number of threads") {
   const Tensor x = random_tensor({2, 24, 40, 40}, "x");
   Attrs pool;

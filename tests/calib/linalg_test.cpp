@@ -80,6 +80,14 @@ TEST_CASE("gemm: beta zero ignores what C held, even NaN") {
     gemm(threads, false, false, n, n, n, 1.0F, ones.data(), n, ones.data(), n, 0.0F, c.data(), n);
     for (const float v : c) CHECK(v == static_cast<float>(n));
   }
+  constexpr std::int64_t n = 90;
+  const std::vector<float> ones(n * n, 1.0F);
+  for (const bool row : {true, false}) {
+    std::vector<float> c(n, std::numeric_limits<float>::quiet_NaN());
+    gemm(threads, false, false, row ? 1 : n, row ? n : 1, n, 1.0F, ones.data(), n, ones.data(), row ? n : 1, 0.0F,
+         c.data(), row ? n : 1);
+    for (const float v : c) CHECK(v == static_cast<float>(n));
+  }
 }
 
 TEST_CASE("gemm: same bytes for any number of threads, and inside a pool") {
