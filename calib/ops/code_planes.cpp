@@ -86,12 +86,11 @@ void side_by_side(const std::uint8_t* const (&lines)[4], std::int64_t first, std
 }  // namespace
 
 void CodePlanes::fill(Threads& threads, const std::uint8_t* image, std::uint8_t outside, std::uint8_t flip,
-                      std::vector<std::uint8_t>& planes) const {
+                      std::uint8_t* planes) const {
   const Window& w = c_.window;
-  const std::int64_t size = depth_ * height_ * line();
-  planes.resize(at(fours() * size));
+  const std::int64_t size = depth_ * height_ * line();  // of four channels
   threads.for_each(fours(), std::max<std::int64_t>(1, (1 << 16) / size), [&](std::int64_t begin, std::int64_t end) {
-    std::uint8_t* to = planes.data() + begin * size;
+    std::uint8_t* to = planes + begin * size;
     std::memset(to, outside ^ flip, at((end - begin) * size));
     const std::vector<std::uint8_t> nothing(at(w.input[2]), outside);
     for (std::int64_t i = begin * depth_; i < end * depth_; ++i) {

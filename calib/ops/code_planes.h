@@ -28,10 +28,13 @@ class CodePlanes {
   /// Number of rows of the matrix, with channels up to a multiple of four.
   std::int64_t depth() const { return 4 * static_cast<std::int64_t>(rows.size()); }
 
+  /// Bytes of an image laid out.
+  std::int64_t size() const { return fours() * depth_ * height_ * line(); }
+
   /// Lays out channels of one group of one image. `outside`: the code of what lies outside. `flip`: 0x80 for u8, else
   /// 0.
   void fill(Threads& threads, const std::uint8_t* image, std::uint8_t outside, std::uint8_t flip,
-            std::vector<std::uint8_t>& planes) const;
+            std::uint8_t* planes) const;
 
  private:
   std::int64_t fours() const { return (c_.inputs + 3) / 4; }

@@ -2,6 +2,7 @@
 #include "calib/ops/code_product.h"
 
 #include <algorithm>
+#include <memory>
 #include <optional>
 #include <string>
 
@@ -127,17 +128,19 @@ void convolve_depthwise_exactly(Threads& threads, Convolution c, const Tensor& x
                                 const Tensor& kernel, const std::vector<std::int32_t>& kernel_zero, std::int32_t* y) {
   const std::int64_t images = c.batch, channels = c.groups * c.outputs, taps = c.window.kernel_size();
   const std::int64_t plane = c.window.input_size(), positions = c.window.output_size();
-  std::vector<float> image(at(c.groups * plane)), wide(at(channels * taps)), sums(at(channels * positions));
+  const auto image = std::make_unique_for_overwrite<float[]>(at(c.groups * plane)),
+             sums = std::make_unique_for_overwrite<float[]>(at(channels * positions));
+  std::vector<float> wide(at(channels * taps));
   for (std::int64_t m = 0; m < channels; ++m)
     widen(kernel, m * taps, taps, zero_of(kernel_zero, m), &wide[at(m * taps)]);
   c.batch = 1;
   constexpr std::int64_t piece = 1 << 15;
   for (std::int64_t n = 0; n < images; ++n) {
     threads.for_each(c.groups * plane, piece, [&](std::int64_t begin, std::int64_t end) {
-      widen(x, n * c.groups * plane + begin, end - begin, x_zero, image.data() + begin);
+      widen(x, n * c.groups * plane + begin, end - begin, x_zero, image.get() + begin);
     });
-    convolve<float>(threads, c, image.data(), wide.data(), nullptr, sums.data());
-    op::map(threads, sums.data(), y + n * channels * positions, channels * positions,
+    convolve<float>(threads, c, image.get(), wide.data(), nullptr, sums.get());
+    op::map(threads, sums.get(), y + n * channels * positions, channels * positions,
             [](float v) { return static_cast<std::int32_t>(v); });
   }
 }
@@ -188,7 +191,7 @@ void convolve_by_columns(Threads& threads, const Convolution& c, const CodePlane
   const std::int64_t positions = w.output_size(), images = c.batch * c.groups;
   const std::int64_t depth = planes == nullptr ? c.depth() : planes->depth();
   const auto* codes = reinterpret_cast<const std::uint8_t*>(x.bytes().data());
-  const auto one = [&](std::int64_t image, std::vector<std::uint8_t>& scratch) {
+  const auto one = [&](std::int64_t image, std::uint8_t* scratch) {
     const std::int64_t channel = image % c.groups * c.outputs;
     const std::uint8_t* const from = codes + image * c.inputs * w.input_size();
     IntegerProduct p{c.outputs, positions, depth, {}, {}, nullptr, positions};
@@ -197,7 +200,7 @@ void convolve_by_columns(Threads& threads, const Convolution& c, const CodePlane
     p.b = {reinterpret_cast<const std::byte*>(from), positions, x.dtype() == DType::i8, false, x_zero};
     if (planes != nullptr) {
       planes->fill(threads, from, static_cast<std::uint8_t>(outside), flip, scratch);
-      p.b = {reinterpret_cast<const std::byte*>(scratch.data()), 0, true, false, signed_zero};
+      p.b = {reinterpret_cast<const std::byte*>(scratch), 0, true, false, signed_zero};
       p.b.rows = planes->rows.data();
       p.b.columns = planes->columns.data();
       p.line = planes->width();
@@ -206,18 +209,21 @@ void convolve_by_columns(Threads& threads, const Convolution& c, const CodePlane
     }
     y.multiply(threads, p, image * c.outputs * positions, channel);
   };
+  const auto memory = [&] {
+    return std::make_unique_for_overwrite<std::uint8_t[]>(planes == nullptr ? 0 : at(planes->size()));
+  };
   constexpr std::int64_t wanted_tasks = 4;
   if (images < wanted_tasks) {
-    std::vector<std::uint8_t> scratch;
-    for (std::int64_t i = 0; i < images; ++i) one(i, scratch);
+    const auto scratch = memory();
+    for (std::int64_t i = 0; i < images; ++i) one(i, scratch.get());
     return;
   }
   constexpr std::int64_t small_work = 1 << 20;  // multiplications
   threads.for_each(images,
                    std::max<std::int64_t>(1, small_work / std::max<std::int64_t>(1, c.outputs * depth * positions)),
                    [&](std::int64_t begin, std::int64_t end) {
-                     std::vector<std::uint8_t> scratch;
-                     for (std::int64_t i = begin; i < end; ++i) one(i, scratch);
+                     const auto scratch = memory();
+                     for (std::int64_t i = begin; i < end; ++i) one(i, scratch.get());
                    });
 }
 
