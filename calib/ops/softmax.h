@@ -21,38 +21,51 @@ typedef float SoftmaxLanes __attribute__((vector_size(softmax_lanes * sizeof(flo
 typedef float SoftmaxHalf __attribute__((vector_size(softmax_lanes / 2 * sizeof(float))));
 typedef double SoftmaxSums __attribute__((vector_size(softmax_lanes / 2 * sizeof(double))));
 
-/// A row that lies in one piece. Behind its end it goes on with -infinity, which adds zeros.
+/// A row of at least one vector, in one piece. Elements behind the last whole vector are taken as the last vector that
+/// fits: what it shares with the one before counts once.
 inline void softmax_neighbours(const float* x, float* y, std::int64_t n, float sink) {
   with_widest_vectors([=]() QTOOL_INLINE {
     constexpr std::int64_t lanes = softmax_lanes;
-    constexpr float lowest = -std::numeric_limits<float>::infinity();
-    SoftmaxLanes v, tops = SoftmaxLanes{} + lowest;
-    std::int64_t i = 0;
-    for (; i + lanes <= n; i += lanes) {
+    const std::int64_t whole = n / lanes * lanes, end = n - lanes, again = whole - end;
+    SoftmaxLanes v, last;
+    std::memcpy(&last, x + end, sizeof last);
+    SoftmaxLanes tops = last;
+    for (std::int64_t i = 0; i < whole; i += lanes) {
       std::memcpy(&v, x + i, sizeof v);
       tops = v > tops ? v : tops;
     }
     float top = sink;
     for (std::int64_t k = 0; k < lanes; ++k) top = tops[k] > top ? tops[k] : top;
-    for (; i < n; ++i) top = x[i] > top ? x[i] : top;
     SoftmaxSums sums{};
-    for (i = 0; i < n; i += lanes) {
-      float block[lanes];
-      const std::int64_t here = std::min(lanes, n - i);
-      if (here < lanes) std::fill(block, block + lanes, lowest);
-      std::copy_n(x + i, here, block);
-      for (float& e : block) e = vector_math::exp(e - top);
-      std::copy_n(block, here, y + i);
+    const auto add = [&](const float* block) QTOOL_INLINE {
       for (const float* half = block; half < block + lanes; half += lanes / 2) {
         SoftmaxHalf part;
         std::memcpy(&part, half, sizeof part);
         sums += __builtin_convertvector(part, SoftmaxSums);
       }
+    };
+    for (std::int64_t i = 0; i < whole; i += lanes) {
+      float block[lanes];
+      std::memcpy(block, x + i, sizeof block);
+      for (std::int64_t k = 0; k < lanes; ++k) block[k] = vector_math::exp(block[k] - top);
+      add(block);
+      std::memcpy(y + i, block, sizeof block);
+    }
+    if (whole < n) {
+      float block[lanes], rest[lanes];
+      std::memcpy(block, &last, sizeof block);
+      for (std::int64_t k = 0; k < lanes; ++k) block[k] = vector_math::exp(block[k] - top);
+      for (std::int64_t k = 0; k < lanes; ++k) rest[k] = k < again ? 0.0F : block[k];
+      add(rest);
+      std::memcpy(y + end, block, sizeof block);
     }
     double sum = ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7]));
-    if (sink > lowest) sum += std::exp(static_cast<double>(sink - top));
+    if (sink > -std::numeric_limits<float>::infinity()) sum += std::exp(static_cast<double>(sink - top));
     const auto scale = static_cast<float>(1 / sum);
-    for (i = 0; i < n; ++i) y[i] *= scale;
+    std::memcpy(&last, y + end, sizeof last);
+    for (std::int64_t i = 0; i < whole; ++i) y[i] *= scale;
+    last *= scale;
+    std::memcpy(y + end, &last, sizeof last);
   });
 }
 }  // namespace detail
@@ -61,7 +74,7 @@ inline void softmax_neighbours(const float* x, float* y, std::int64_t n, float s
 template <class T>
 void softmax_row(const T* x, T* y, std::int64_t n, std::int64_t step, T sink = -std::numeric_limits<T>::infinity()) {
   if constexpr (std::is_same_v<T, float>) {
-    if (step == 1) return detail::softmax_neighbours(x, y, n, sink);
+    if (step == 1 && n >= detail::softmax_lanes) return detail::softmax_neighbours(x, y, n, sink);
   }
   T top = sink;
   for (std::int64_t i = 0; i < n; ++i) top = std::max(top, x[i * step]);
