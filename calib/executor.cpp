@@ -106,6 +106,11 @@ void Executor::Plan::run_step(const PlanStep& step, Slots& slots, std::span<cons
 
 void Executor::Plan::execute(const Schedule& s, std::size_t at, Slots& slots, const Visit& made, Record* record) const {
   const PlanStep& step = steps[s.steps[at]];
+  if (at + 1 < s.steps.size()) {  // what describes the next step left the caches long ago: it comes back meanwhile
+    const PlanStep& next = steps[s.steps[at + 1]];
+    __builtin_prefetch(next.inputs.data());
+    __builtin_prefetch(&next.node->outputs);
+  }
   const std::uint32_t begin = at == 0 ? 0 : s.frees_ends[at - 1];
   const std::span<const Slot> dying(s.frees.data() + begin, s.frees_ends[at] - begin);
   try {
