@@ -65,6 +65,10 @@ struct Ability {
 struct Arithmetic {
   /// MatMulNBits accuracy level 4: activations are quantized to int8 per block of K inside the kernel.
   int weight_only_activation_bits = 0;  // 0: float activations
+  /// Whether it does so for such weights: for 2 bits it has kernels for blocks of 32 to 128 alone.
+  bool quantizes_inside(int weight_bits, std::int64_t block) const {
+    return weight_only_activation_bits != 0 && (weight_bits != 2 || (block >= 32 && block <= 128));
+  }
 };
 
 struct Target {

@@ -100,8 +100,7 @@ void assign_weight_only(Plan& plan, NodeId n, const Ability& row) {
   spec.symmetric = wish.symmetric;
   spec.grain = {Grain::Kind::groups, k_axis, group, 0};
   weight.quant = shared(spec);
-  const int inside = plan.ctx.target.arithmetic.weight_only_activation_bits;
-  if (!table && inside != 0 && !wish.exact_inside) {
+  if (!table && plan.ctx.target.arithmetic.quantizes_inside(bits, group) && !wish.exact_inside) {
     // The kernel rounds activations to 8 bits per block of K as it reads them.
     const auto rank = plan.rank(node.inputs[0].value);
     QuantSpec x;

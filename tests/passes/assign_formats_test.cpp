@@ -314,6 +314,9 @@ TEST_CASE("weights: groups along the inputs, 8-bit activations inside the kernel
   auto exact = knobs;
   exact.push_back({"exact_inside", "true"});
   CHECK(assign(head + "{ y = MatMul (x, w) }", exact).decisions == "y: w=int4/32\n");
+  // 2 bits in blocks of 16 have no integer kernel: the runtime computes them in float.
+  const Knobs two{{"method", "weights"}, {"weights", "int2"}, {"grain", "groups"}, {"group", "16"}};
+  CHECK(assign(head + "{ y = MatMul (x, w) }", two).decisions == "y: w=int2/16\n");
 }
 
 TEST_CASE("weights: refusals have reasons") {
