@@ -18,8 +18,6 @@ namespace qtool::op {
 namespace detail {
 constexpr std::int64_t softmax_lanes = 16;
 typedef float SoftmaxLanes __attribute__((vector_size(softmax_lanes * sizeof(float))));
-typedef float SoftmaxHalf __attribute__((vector_size(softmax_lanes / 2 * sizeof(float))));
-typedef double SoftmaxSums __attribute__((vector_size(softmax_lanes / 2 * sizeof(double))));
 
 /// A row of at least one vector, in one piece. Elements behind the last whole vector are taken as the last vector that
 /// fits: what it shares with the one before counts once.
@@ -36,13 +34,9 @@ inline void softmax_neighbours(const float* x, float* y, std::int64_t n, float s
     }
     float top = sink;
     for (std::int64_t k = 0; k < lanes; ++k) top = tops[k] > top ? tops[k] : top;
-    SoftmaxSums sums{};
+    double sums[lanes] = {};
     const auto add = [&](const float* block) QTOOL_INLINE {
-      for (const float* half = block; half < block + lanes; half += lanes / 2) {
-        SoftmaxHalf part;
-        std::memcpy(&part, half, sizeof part);
-        sums += __builtin_convertvector(part, SoftmaxSums);
-      }
+      for (std::int64_t k = 0; k < lanes; ++k) sums[k] += static_cast<double>(block[k]);
     };
     for (std::int64_t i = 0; i < whole; i += lanes) {
       float block[lanes];
@@ -59,6 +53,7 @@ inline void softmax_neighbours(const float* x, float* y, std::int64_t n, float s
       add(rest);
       std::memcpy(y + end, block, sizeof block);
     }
+    for (std::int64_t k = 0; k < lanes / 2; ++k) sums[k] += sums[lanes / 2 + k];
     double sum = ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7]));
     if (sink > -std::numeric_limits<float>::infinity()) sum += std::exp(static_cast<double>(sink - top));
     const auto scale = static_cast<float>(1 / sum);
