@@ -89,7 +89,7 @@ double measure_gemm_gflops(Threads& threads, std::int64_t n) {
 }
 
 double measure_integer_gops(Threads& threads, std::int64_t n) {
-  const std::vector<std::byte> a(static_cast<std::size_t>(n * n), std::byte{17}), b(a);
+  const std::vector<std::byte> a(static_cast<std::size_t>(n * n), std::byte{17}), b(a.size(), std::byte{17});
   std::vector<std::int32_t> c(a.size());
   const std::int32_t zero = 113;
   IntegerProduct p{n, n, n, {}, {}, c.data(), n};

@@ -20,7 +20,8 @@ QTOOL_INLINE inline To converted(From v) {
     // The ends as powers of two are exact in every float type.
     using Limits = std::numeric_limits<To>;
     constexpr From low = static_cast<From>(Limits::lowest());
-    constexpr From high = static_cast<From>(Limits::max() / 2 + 1) * 2;
+    constexpr To half = Limits::max() / 2 + 1;
+    constexpr From high = static_cast<From>(half) * 2;
     const bool inside = v > low && v < high;  // NaN is not
     const To whole = static_cast<To>(inside ? v : From(0));
     return v <= low ? Limits::lowest() : v >= high ? Limits::max() : whole;
