@@ -33,6 +33,8 @@ RECIPES = ["int8_static", "int8_dynamic", "int8_weights", "int4_weights"]
 # docs/exit-codes without those that are our fault (internal, verification), and without those that a damaged model cannot
 # cause (usage, budget).
 ALLOWED = {0, 3, 4, 5, 7}
+# The sanity floor: scrambled weights can make a model whose outputs do not survive in 8 bits.
+SANITY, SANITY_WORDS = 8, ("is the same for every sample", "values that are not finite")
 STOPPED = 75
 MEMORY = 6 << 30  # address space, bytes
 PATIENCE, GRACE = 10, 3  # seconds of CPU: until a stop is asked for, and until it must have come
@@ -81,7 +83,8 @@ def attempt(words):
             return "hangs, and does not stop when asked to"
     error = error.decode(errors="replace")
     last = error.strip().splitlines()[-3:]
-    if child.returncode not in ALLOWED and not (stopped_at and child.returncode == STOPPED):
+    insane = child.returncode == SANITY and any(w in error for w in SANITY_WORDS)
+    if child.returncode not in ALLOWED and not insane and not (stopped_at and child.returncode == STOPPED):
         return f"exit code {child.returncode}: {' | '.join(last)[:600]}"
     if stopped_at and words[0] == "inspect":
         return f"took more than {PATIENCE} s"
