@@ -365,7 +365,8 @@ Comparison compare(const Graph& reference, const Graph& candidate, Reading readi
   }
   const Executor executor(reference, Reading::reference, threads), other(candidate, reading, threads);
   DatasetRun run(reference, executor, data, bound, wanted), other_run(candidate, other, data, bound, other_wanted);
-  for_each_batch(threads, run.independent(), data.batches(), run.bytes() + other_run.bytes(),
+  // Layers of both models at once take twice the memory of a run: then one batch after the other.
+  for_each_batch(threads, run.independent() && !layers, data.batches(), run.bytes() + other_run.bytes(),
                  [&](std::int64_t i, Turn& turn) {
                    const std::vector<std::int64_t> labels = to_int64s(data.labels(i));
                    DatasetRun::Batch batch = run.begin(i);

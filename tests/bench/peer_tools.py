@@ -69,7 +69,7 @@ ModelQuantizer(QConfig.get_default_config("INT8_CNN_DEFAULT")).quantize_model(so
 
 # tool: program, packages, methods for static int8
 TOOLS = {
-    "onnxruntime": (ONNXRUNTIME, ["onnxruntime==1.31.1", "onnx==1.23.2", "onnx_ir", "sympy"], ("minmax", "entropy", "percentile")),
+    "onnxruntime": (ONNXRUNTIME, ["onnxruntime==1.31.1", "onnx==1.23.2", "onnx_ir", "sympy", "torch==2.15.0"], ("minmax", "entropy", "percentile")),
     "nncf": (NNCF, ["nncf==3.4.0", "onnx==1.23.2", "onnxruntime==1.31.1"], ("default",)),
     "inc": (INC, ["onnx-neural-compressor==1.0", "prettytable", "psutil", "py-cpuinfo", "scipy"], ("default",)),
     "quark": (QUARK, ["amd-quark==0.13", "torch==2.15.0", "onnxruntime==1.31.1"], ("default",)),
