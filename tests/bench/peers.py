@@ -158,8 +158,8 @@ def misses(v):
     of the memory."""
     if "best" not in v:
         return "no peer's file runs"
-    missed = [n for n in ("sqnr_db", "agreement") if v["against"][n][2] < 0]
-    missed += ["kl"] if v["against"]["kl"][1] > 0 else []
+    missed = [n for n in ("sqnr_db", "agreement") if n in v["against"] and v["against"][n][2] < 0]
+    missed += ["kl"] if "kl" in v["against"] and v["against"]["kl"][1] > 0 else []
     missed += [n for n, most in (("ms", 1.02), ("seconds", 1 / 3), ("mib", 0.5)) if v.get(n, 0) > most]
     return ", ".join({"sqnr_db": "SQNR", "agreement": "top-1", "kl": "KL", "ms": "latency", "seconds": "time", "mib": "memory"}[n]
                      for n in missed)
@@ -175,10 +175,10 @@ def verdict_table(verdicts):
     for v in verdicts:
         line = f"| {v['model']} | {v['recipe']} | {decibels(v['sqnr_db'])} | "
         if "best" in v:
-            d, a, k = (v["against"][n] for n in ("sqnr_db", "agreement", "kl"))
-            line += (f"{v['best']} | {d[0]:+.2f} ({d[1]:+.2f} to {d[2]:+.2f}) | {a[0]:+.2%} ({a[1]:+.2%} to {a[2]:+.2%}) | "
-                     f"{k[0]:+.2g} ({k[1]:+.2g} to {k[2]:+.2g}) | {format(v['ms'], '.2f') if 'ms' in v else '-'} | "
-                     f"{v['seconds']:.2f} | {v['mib']:.2f} | ")
+            spans = [v["against"].get(n) for n in ("sqnr_db", "agreement", "kl")]
+            forms = ("+.2f", "+.2%", "+.2g")
+            line += " | ".join([v["best"], *("{:{f}} ({:{f}} to {:{f}})".format(*s, f=f) if s else "" for s, f in zip(spans, forms)),
+                                format(v["ms"], ".2f") if "ms" in v else "-", f"{v['seconds']:.2f}", f"{v['mib']:.2f}", ""])
         else:
             line += "none runs | | | | | | | "
         lines.append(line + misses(v) + " |")
@@ -194,8 +194,9 @@ def table(rows):
         if "failure" in r:
             lines.append(head + f"fails: `{r['failure'][:110]}` | | | | | " + tail)
             continue
+        classes = f"{r['kl']:.3g} | {r['agreement']:.2%}" if "kl" in r else " | "
         accuracy = f"{r['accuracy'][0]:.2%} -> {r['accuracy'][1]:.2%}" if "accuracy" in r else ""
-        lines.append(head + f"{decibels(r['sqnr_db'])} | {r['kl']:.3g} | {r['agreement']:.2%} | {accuracy} | "
+        lines.append(head + f"{decibels(r['sqnr_db'])} | {classes} | {accuracy} | "
                      f"{r['ms'][0]:.3f} -> {r['ms'][1]:.3f} | {r['bytes']:,}" + tail)
     return "\n".join(lines)
 
