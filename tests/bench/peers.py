@@ -121,7 +121,7 @@ class Model:
             seconds, mib, status, message = zip(*taken[id(r)])
             r |= {"seconds": statistics.median(seconds), "mib": statistics.median(mib)}
             if status[-1]:
-                r["failure"] = message[-1]
+                r["failure"] = message[-1].replace(f"{self.work}/", "")
                 continue
             try:
                 s = session(target[id(r)], self.threads)
@@ -129,7 +129,7 @@ class Model:
                 r |= {"bytes": target[id(r)].stat().st_size, "operators": histogram(target[id(r)], self.threads)}
                 files.append((r, s))
             except Exception as error:  # a file that does not run is a result
-                r["failure"] = str(error).splitlines()[0]
+                r["failure"] = str(error).splitlines()[0].replace(f"{self.work}/", "")
                 r.pop("quality", None)
         times = latencies([self.session] + [s for _, s in files], self.evaluation[0], seconds=1.0 + len(files))
         for (r, _), ms in zip(files, times[1:]):
