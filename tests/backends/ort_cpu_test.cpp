@@ -8,12 +8,11 @@
 #include "formats/ir/quant.h"
 #include "formats/ir/text.h"
 #include "recipes/reader/bind.h"
+#include "tests/backends/specs.h"
 
 using namespace qtool;
 
 namespace {
-
-Quant shared(QuantSpec spec) { return std::make_shared<const QuantSpec>(std::move(spec)); }
 
 Quant u8(float scale, std::int32_t zero) {
   QuantSpec s;
@@ -30,24 +29,11 @@ Quant i8(int axis) {
   s.grain = {axis < 0 ? Grain::Kind::tensor : Grain::Kind::axis, std::max(axis, 0), 0, 0};
   return shared(s);
 }
-Quant bias() {
-  QuantSpec s;
-  s.format = &number::int16;
-  s.is_bias = true;
-  return shared(s);
-}
 Quant at_run_time() {
   QuantSpec s;
   s.format = &number::uint8;
   s.symmetric = false;
   s.dynamic = true;
-  return shared(s);
-}
-Quant groups(const NumberFormat& format, int axis, std::int64_t group, bool symmetric = true) {
-  QuantSpec s;
-  s.format = &format;
-  s.symmetric = symmetric;
-  s.grain = {Grain::Kind::groups, axis, group, 0};
   return shared(s);
 }
 Quant inside(std::int64_t group) {

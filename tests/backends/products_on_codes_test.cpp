@@ -10,11 +10,10 @@
 #include "calib/executor.h"
 #include "formats/ir/quant.h"
 #include "formats/ir/text.h"
+#include "tests/backends/specs.h"
 
 namespace qtool {
 namespace {
-
-Quant shared(QuantSpec spec) { return std::make_shared<const QuantSpec>(std::move(spec)); }
 
 /// Activations: 8 bits, unsigned, with a zero point; `scale` 0: taken at run time.
 Quant activations(float scale, std::int32_t zero = 0) {
@@ -37,24 +36,9 @@ Quant weights(int axis, std::int64_t channels) {
   return shared(s);
 }
 
-Quant groups(const NumberFormat& format, int axis, std::int64_t group, bool symmetric) {
-  QuantSpec s;
-  s.format = &format;
-  s.symmetric = symmetric;
-  s.grain = {Grain::Kind::groups, axis, group, 0};
-  return shared(s);
-}
-
 Quant rounded_inside(int axis, std::int64_t group) {
   QuantSpec s = *groups(number::int8, axis, group, true);
   s.narrow = s.dynamic = true;
-  return shared(s);
-}
-
-Quant bias() {
-  QuantSpec s;
-  s.format = &number::int16;
-  s.is_bias = true;
   return shared(s);
 }
 
