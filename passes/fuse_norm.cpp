@@ -232,13 +232,12 @@ class FuseNorm final : public Pass {
 
   void run(Graph& graph, PassContext& ctx) override {
     if (when_ == "wanted" && !ctx.target.normalization_layers) return;
+    std::vector<Norm> norms = find_norms(graph, ctx);
+    if (norms.empty()) return;
     std::int64_t needed = 0;
-    for_each_norm(graph, ctx, [&](const Norm& norm) { needed = std::max(needed, opset_of(norm)); });
-    if (needed == 0) return;
+    for (const Norm& norm : norms) needed = std::max(needed, opset_of(norm));
     if (ctx.target.max_opset > 0) needed = std::min(needed, ctx.target.max_opset);
-    if (graph.opset() < needed) convert(graph, needed, ctx);
-    std::vector<Norm> norms;
-    for_each_norm(graph, ctx, [&](const Norm& norm) { norms.push_back(norm); });
+    if (graph.opset() < needed && convert(graph, needed, ctx)) norms = find_norms(graph, ctx);
     for (const Norm& norm : norms) {
       if (opset_of(norm) > graph.opset()) {
         ctx.journal.skip("fuse_norm", label(graph, norm.last),
@@ -254,27 +253,30 @@ class FuseNorm final : public Pass {
  private:
   static std::int64_t opset_of(const Norm& norm) { return norm.parts.centred ? layer_opset : rms_opset; }
 
-  template <class F>
-  static void for_each_norm(const Graph& graph, PassContext& ctx, const F& f) {
+  static std::vector<Norm> find_norms(const Graph& graph, PassContext& ctx) {
+    std::vector<Norm> norms;
     Graph typed = graph;
     infer_types(typed);
     const Finder finder(graph, typed, ctx.threads);
     for (const NodeId id : graph.order()) {
       ctx.check_stop();
       if (!ctx.selects(id)) continue;
-      if (const auto norm = finder.at(id)) f(*norm);
+      if (auto norm = finder.at(id)) norms.push_back(std::move(*norm));
     }
+    return norms;
   }
 
-  /// The model stays as it is when it cannot be had at that opset.
-  static void convert(Graph& graph, std::int64_t opset, PassContext& ctx) {
+  /// False, and the model stays as it is, when it cannot be had at that opset.
+  static bool convert(Graph& graph, std::int64_t opset, PassContext& ctx) {
     Graph newer = graph;
     try {
       convert_opset(newer, opset);
-      graph = std::move(newer);
     } catch (const Error& e) {
       ctx.journal.warn("fuse_norm", std::string("the model stays at its opset: ") + e.what());
+      return false;
     }
+    graph = std::move(newer);
+    return true;
   }
 
   static void replace(Graph& graph, const Norm& norm, PassContext& ctx) {
