@@ -6,13 +6,12 @@
 #include <utility>
 #include <vector>
 
-#include "backends/backend.h"
 #include "backends/cpu/cpu.h"
 #include "calib/data.h"
 #include "calib/executor.h"
-#include "calib/op.h"
 #include "cli/data_options.h"
 #include "cli/gate.h"
+#include "cli/job_parts.h"
 #include "cli/manifest.h"
 #include "cli/ratchet.h"
 #include "cli/report.h"
@@ -25,82 +24,11 @@
 #include "formats/file/reader.h"
 #include "formats/ir/verify.h"
 #include "passes/pipeline.h"
-#include "recipes/reader/bind.h"
 #include "recipes/reader/recipe.h"
 
 namespace qtool {
 namespace fs = std::filesystem;
 namespace {
-
-/// All that the request and the recipe decide before the model is opened; a mistake here costs no time.
-struct Plan {
-  Recipe recipe;
-  const BackendDef* backend = nullptr;
-  std::unique_ptr<Emitter> emitter;
-  std::vector<BoundStep> steps;
-  DataOptions calib, eval;
-  std::optional<Ratchet> ratchet;
-  fs::path output;
-};
-
-/// The recipe's own emit options, where --set gives no others. For another target than the recipe was written for,
-/// those that it does not have mean nothing.
-void add_emit(Plan& plan, const Settings& own, bool same_target) {
-  const Json known = describe_knobs([&](Options& o) { plan.emitter->options(o); });
-  const auto in = [](const auto& list, const auto& matches) { return std::any_of(list.begin(), list.end(), matches); };
-  for (const NamedSetting& option : own) {
-    const bool set = in(plan.recipe.emit, [&](const NamedSetting& other) { return other.name == option.name; });
-    const bool has =
-        in(known.as_array(), [&](const Json& knob) { return knob.find("name")->as_string() == option.name; });
-    if (!set && (same_target || has)) plan.recipe.emit.push_back(option);
-  }
-}
-
-/// The part of a plan that follows from the recipe alone.
-Plan plan_of(const std::string& recipe, const std::vector<std::string>& set, const std::string& target) {
-  Plan plan;
-  plan.recipe = load_recipe(recipe);
-  const std::string own_target = plan.recipe.target;
-  const Settings own_emit = std::exchange(plan.recipe.emit, {});
-  for (const std::string& assignment : set) set_knob(plan.recipe, assignment);
-  if (!target.empty()) plan.recipe.target = target;
-  plan.backend = &backend_named(plan.recipe.target);
-  plan.emitter = plan.backend->make();
-  add_emit(plan, own_emit, plan.recipe.target == own_target);
-  bind_knobs(
-      plan.recipe.emit, [&](Options& o) { plan.emitter->options(o); }, "\"emit\"");
-  plan.steps = bind_steps(plan.recipe);
-  plan.calib = read_data_options(plan.recipe.data, "data");
-  plan.eval = read_data_options(plan.recipe.eval, "eval");
-  return plan;
-}
-
-Plan plan_of(const JobRequest& request) {
-  Plan plan = plan_of(request.recipe, request.set, request.target);
-  if (!request.calib.empty()) plan.calib.path = request.calib;
-  if (!request.eval.empty()) plan.eval.path = request.eval;
-  const Gate& gate = plan.recipe.gate;
-  if (gate.needs_data() && !has_data(plan.eval)) {
-    throw Error(Code::usage, gate.place.text() + ": the gate is measured on held-out data, and there are none",
-                "name them with --eval or in the recipe's `eval:`");
-  }
-  if (!request.ratchet.empty()) {
-    if (!has_data(plan.eval)) {
-      throw Error(Code::usage, "--ratchet compares figures of held-out data, and there are none",
-                  "name them with --eval or in the recipe's `eval:`");
-    }
-    plan.ratchet.emplace(request.ratchet);
-  }
-  for (const BoundStep& step : plan.steps) {
-    if (!step.def->needs_data || has_data(plan.calib)) continue;
-    throw Error(Code::calibration,
-                step.step.place.text() + ": " + std::string(step.def->name) + " measures on data, and there are none",
-                "name calibration data with --calib or in the recipe's `data:`");
-  }
-  plan.output = request.output;
-  if (plan.output.empty()) plan.output = request.model.stem().string() + "." + plan.recipe.name + ".onnx";
-  return plan;
-}
 
 /// The first batches of a data set, about as many as hold `samples` of them: enough to rank layers, or to see that
 /// outputs are finite.
@@ -126,67 +54,12 @@ class Head final : public Dataset {
   std::int64_t batches_;
 };
 
-/// What `change` makes of the graph, with shapes where none are declared: how operators are rewritten can depend on
-/// them. Declarations are afterwards what they were, so that the file gets none that the input did not have.
-template <class F>
-Graph with_known_shapes(const Graph& graph, const F& change) {
-  Graph inferred = graph, typed = graph;
-  infer_types(inferred);
-  std::vector<ValueId> open;
-  for (const ValueId v : graph.values()) {
-    if (graph[v].type.known_rank || !inferred[v].type.known_rank) continue;
-    typed[v].type = inferred[v].type;
-    open.push_back(v);
-  }
-  Graph result = change(typed);
-  for (const ValueId v : open) {
-    if (result.alive(v) && result[v].type.shape == typed[v].type.shape) result[v].type = graph[v].type;
-  }
-  return result;
-}
-
-/// The graph at an opset and IR version that the target loads.
-void fit_versions(Graph& graph, const Target& target) {
-  if (target.max_opset > 0 && graph.opset() > target.max_opset) {
-    graph = with_known_shapes(graph, [&](Graph typed) {
-      convert_opset(typed, target.max_opset);
-      return typed;
-    });
-  }
-  if (target.max_ir > 0 && graph.model->ir_version > target.max_ir) {
-    ModelInfo info = *graph.model;
-    info.ir_version = target.max_ir;
-    graph.model = std::make_shared<const ModelInfo>(std::move(info));
-  }
-}
-
-void set_metadata(ModelInfo& info, const std::string& key, const std::string& value) {
-  for (auto& [name, old] : info.metadata) {
-    if (name == key) {
-      old = value;
-      return;
-    }
-  }
-  info.metadata.emplace_back(key, value);
-}
-
 /// Of the recipe as it was run.
 std::string recipe_digest(const JobRequest& request, const Recipe& recipe) {
   Hasher hasher;
   hasher.text(recipe.source);
   for (const std::string& assignment : request.set) hasher.text(assignment);
   return hex(hasher.text(recipe.target).finish());
-}
-
-/// What made the file, in the file; the manifest says more.
-void sign(Graph& graph, const Provenance& from) {
-  ModelInfo info = *graph.model;
-  set_metadata(info, "qtool.version", QTOOL_VERSION);
-  set_metadata(info, "qtool.model_sha256", from.model_sha256);
-  set_metadata(info, "qtool.recipe_sha256", from.recipe_sha256);
-  if (from.calibration) set_metadata(info, "qtool.calibration_sha256", from.calibration_sha256);
-  if (from.calibration && from.calibration->synthetic()) set_metadata(info, "qtool.calibration", "synthetic");
-  graph.model = std::make_shared<const ModelInfo>(std::move(info));
 }
 
 /// Data bound to the model; null when none are named.
@@ -250,7 +123,7 @@ bool nothing_quantized(const Journal& journal) {
   return std::none_of(facts.begin(), facts.end(), [](const Json& f) { return *f.find("kind") == Json("emit"); });
 }
 
-void add_remarks(JobResult& result, const Plan& plan, const Dataset* calib, Journal& journal) {
+void add_remarks(JobResult& result, const JobSetup& plan, const Dataset* calib, Journal& journal) {
   if (nothing_quantized(journal)) {
     journal.warn("quantize", "nothing in this model was quantized by this recipe");
     result.remarks.emplace_back("nothing was quantized");
@@ -288,7 +161,8 @@ const BackendDef& backend_named(const std::string& name) {
 }
 
 JobResult run_job(const JobRequest& request, Journal& journal) {
-  Plan plan = plan_of(request);
+  JobSetup plan = set_up_job(request);
+  require_data(request, plan);
   check_output(request.model, plan.output, request.no_clobber);
   Staging staging(plan.output);
 
@@ -316,8 +190,7 @@ JobResult run_job(const JobRequest& request, Journal& journal) {
   check_stop(request.stop);
 
   journal.progress({"write", 0, 0});
-  Graph lowered =
-      with_known_shapes(graph, [&](const Graph& typed) { return plan.emitter->lower(typed, target, journal); });
+  Graph lowered = lower(graph, *plan.emitter, target, journal);
   verify(lowered);
   sign(lowered, from);
   write_onnx(lowered, staging.file(), {.sync = Sync::later});
@@ -363,7 +236,7 @@ JobResult run_job(const JobRequest& request, Journal& journal) {
 }
 
 Recipe check_recipe(const std::string& name_or_path, const std::vector<std::string>& set) {
-  return plan_of(name_or_path, set, "").recipe;
+  return set_up_job(name_or_path, set, "").recipe;
 }
 
 }  // namespace qtool
