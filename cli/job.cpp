@@ -12,6 +12,7 @@
 #include "cli/data_options.h"
 #include "cli/gate.h"
 #include "cli/job_parts.h"
+#include "cli/locking.h"
 #include "cli/manifest.h"
 #include "cli/ratchet.h"
 #include "cli/report.h"
@@ -91,9 +92,8 @@ void check_evaluation(const Gate& gate, const Dataset* calib, const Dataset* eva
 
 /// The error of every layer: the two readings of the graph as the passes left it, where equal names mean equal things
 /// (in the written file a product's output may already have passed a folded normalization or Relu).
-std::vector<std::pair<std::string, double>> rank_layers(const Graph& graph, std::shared_ptr<const Dataset> all,
-                                                        const Graph& original, Threads& threads,
-                                                        const std::stop_token& stop, Journal& journal) {
+LayerErrors rank_layers(const Graph& graph, std::shared_ptr<const Dataset> all, const Graph& original, Threads& threads,
+                        const std::stop_token& stop, Journal& journal) {
   constexpr std::int64_t most_samples = 2;
   const Head data(std::move(all), most_samples);
   return compare(graph, graph, Reading::quantized, data, original, threads, true,
@@ -164,6 +164,7 @@ JobResult run_job(const JobRequest& request, Journal& journal) {
   JobSetup plan = set_up_job(request);
   require_data(request, plan);
   check_output(request.model, plan.output, request.no_clobber);
+  const std::optional<Lock> locked = request.locked.empty() ? std::nullopt : std::optional(read_lock(request.locked));
   Staging staging(plan.output);
 
   journal.progress({"read", 0, 0});
@@ -177,9 +178,8 @@ JobResult run_job(const JobRequest& request, Journal& journal) {
   const std::shared_ptr<const Dataset> eval = open_if_named(original, plan.eval);
   if (calib || eval) Executor(original, Reading::reference, threads);  // refuses unknown operators now, not later
   check_evaluation(plan.recipe.gate, calib.get(), eval.get(), threads, journal);
-  const Provenance from{
-      model_digest(request.model, original), recipe_digest(request, plan.recipe), calib.get(), eval.get(),
-      calib ? calib->digest(threads) : "",   eval ? eval->digest(threads) : ""};
+  Provenance from{model_digest(request.model, original), recipe_digest(request, plan.recipe), calib.get(), eval.get(),
+                  calib ? calib->digest(threads) : "",   eval ? eval->digest(threads) : "",   ""};
   if (plan.ratchet) plan.ratchet->check_data(from.evaluation_sha256);
   check_stop(request.stop);
 
@@ -192,6 +192,11 @@ JobResult run_job(const JobRequest& request, Journal& journal) {
   journal.progress({"write", 0, 0});
   Graph lowered = lower(graph, *plan.emitter, target, journal);
   verify(lowered);
+  LayerErrors layers;
+  if (calib || eval) layers = rank_layers(graph, calib ? calib : eval, original, threads, request.stop, journal);
+  Lock lock = lock_of(graph, journal.facts(), plan, request.seed, from, layers, threads);
+  if (locked) lock = held_to(*locked, std::move(lock), request.locked);
+  from.lock_sha256 = write_lock(lock, staging.lock());
   sign(lowered, from);
   write_onnx(lowered, staging.file(), {.sync = Sync::later});
   verify_written(staging.file(), target);
@@ -208,7 +213,7 @@ JobResult run_job(const JobRequest& request, Journal& journal) {
     const std::shared_ptr<const Dataset>& all = eval ? eval : calib;
     const Head data(all, eval ? all->samples() : sanity_samples);
     result.comparison = compare_written(original, staging.file(), data, threads, request.stop, journal);
-    result.comparison->worst_layers = rank_layers(graph, all, original, threads, request.stop, journal);
+    result.comparison->worst_layers = std::move(layers);
     result.compared_on_eval = eval != nullptr;
     check_sanity(*result.comparison);
   }

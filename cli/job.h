@@ -30,6 +30,7 @@ struct JobRequest {
   std::string target;             // override the recipe's
   std::vector<std::string> set;   // id.key=value
   std::filesystem::path ratchet;  // report of the last model, which this one must not be worse than; empty: none
+  std::filesystem::path locked;   // lock whose decisions the run must come to; empty: none
   int threads = 0;
   std::uint64_t seed = 0;
   bool no_clobber = false;

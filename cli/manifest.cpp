@@ -10,13 +10,14 @@
 #include "formats/base/file.h"
 #include "formats/base/hash.h"
 #include "formats/base/threads.h"
+#include "formats/file/reader.h"
+#include "formats/schema.h"
 
 namespace qtool {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* schema = "qtool.manifest/1";
 #if defined(__clang__)
 constexpr const char* compiler = "clang " __clang_version__;
 #else
@@ -63,6 +64,7 @@ Json machine_json() {
 Json files_json(const fs::path& staged) {
   std::map<std::string, fs::path> files;
   for (const auto& entry : fs::directory_iterator(staged.parent_path())) {
+    if (entry.path() != staged && !is_data_file_of(staged, entry.path())) continue;
     files[entry.path().filename().string()] = entry.path();
   }
   Json list = Json::array();
@@ -110,11 +112,11 @@ Json manifest_of(const JobRequest& request, const Recipe& recipe, const Target& 
   by.set("target", target.name).set("runtime", target.runtime + " " + target.version);
   by.set("target_instruction_set", target.instruction_set);
   Json manifest = Json::object();
-  manifest.set("schema", schema).set("qtool", QTOOL_VERSION).set("machine", machine_json());
+  manifest.set("schema", schema::manifest).set("qtool", QTOOL_VERSION).set("machine", machine_json());
   manifest.set("model", std::move(model)).set("recipe", std::move(by));
   manifest.set("calibration", data_json(from.calibration, from.calibration_sha256));
   manifest.set("evaluation", data_json(from.evaluation, from.evaluation_sha256));
-  manifest.set("files", files_json(staged));
+  manifest.set("lock", Json::object().set("sha256", from.lock_sha256)).set("files", files_json(staged));
   for (const char* part :
        {"compared_on", "comparison", "gate", "changes", "emitted", "skips", "slower", "warnings", "remarks"}) {
     manifest.set(part, *result.report.find(part));

@@ -20,6 +20,7 @@ struct Provenance {
   std::string model_sha256, recipe_sha256;
   const Dataset *calibration = nullptr, *evaluation = nullptr;  // null: none
   std::string calibration_sha256, evaluation_sha256;
+  std::string lock_sha256 = std::string(64, '0');  // of the lock's bytes, once it is written
 };
 
 /// SHA-256 (hex) of the model file, and of the weights outside it where there are any.

@@ -9,7 +9,7 @@ namespace qtool {
 namespace {
 
 class Quantize final : public Command {
-  std::string model_, recipe_, output_, calib_, eval_, target_, ratchet_;
+  std::string model_, recipe_, output_, calib_, eval_, target_, ratchet_, locked_;
   std::vector<std::string> set_;
   std::int64_t seed_ = 0;
   bool no_clobber_ = false;
@@ -25,6 +25,7 @@ class Quantize final : public Command {
     a.option("--set", "STEP.KEY=VALUE", set_,
              "change one knob of the recipe; also data.KEY, eval.KEY, emit.KEY, gate.KEY; may be repeated");
     a.option("--ratchet", "REPORT", ratchet_, "--json report of the last model: nothing worse is published");
+    a.option("--locked", "LOCK", locked_, "lock of an earlier run: other decisions than its are refused");
     a.number("--seed", seed_, 0, std::numeric_limits<std::int64_t>::max(), "seed of everything random (default: 0)");
     a.flag("--no-clobber", no_clobber_, "refuse to replace an existing file");
   }
@@ -39,6 +40,7 @@ class Quantize final : public Command {
     request.target = target_;
     request.set = set_;
     request.ratchet = ratchet_;
+    request.locked = locked_;
     request.threads = console.threads();
     request.seed = static_cast<std::uint64_t>(seed_);
     request.no_clobber = no_clobber_;

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <set>
@@ -76,7 +77,9 @@ Staging::~Staging() {
 
 std::uintmax_t Staging::bytes() const {
   std::uintmax_t sum = 0;
-  for (const auto& entry : fs::directory_iterator(folder_)) sum += entry.file_size();
+  for (const auto& entry : fs::directory_iterator(folder_)) {
+    if (entry.path() != lock() && entry.path() != manifest()) sum += entry.file_size();
+  }
   return sum;
 }
 
@@ -86,14 +89,17 @@ void Staging::publish(bool no_clobber) {
   for (const auto& entry : fs::directory_iterator(folder)) {
     if (is_data_file_of(output_, entry.path())) stale.insert(entry.path().filename());
   }
-  std::vector<fs::path> others;
+  std::vector<fs::path> others, told;  // told: what is said about the model, if it is
+  for (const fs::path& path : {lock(), manifest()}) {
+    if (fs::exists(path)) told.push_back(path);
+  }
   for (const auto& entry : fs::directory_iterator(folder_)) {
-    if (entry.path() != file() && entry.path() != manifest()) others.push_back(entry.path());
+    const bool about = std::find(told.begin(), told.end(), entry.path()) != told.end();
+    if (entry.path() != file() && !about) others.push_back(entry.path());
   }
   for (const fs::path& other : others) sync_to_disk(other);
   sync_to_disk(file());
-  const bool told = fs::exists(manifest());
-  if (told) sync_to_disk(manifest());
+  for (const fs::path& path : told) sync_to_disk(path);
   // Weights before the model that names them, under names that the old model does not use unless they are the same.
   for (const fs::path& other : others) {
     move_into_place(other, folder / other.filename(), false);
@@ -102,13 +108,13 @@ void Staging::publish(bool no_clobber) {
   std::error_code ignored;
   try {
     if (no_clobber && fs::exists(output_)) throw Error(Code::usage, output_.string() + " exists", replace_hint);
-    fs::remove(folder / manifest_name(), ignored);
+    for (const fs::path& path : {lock(), manifest()}) fs::remove(folder / path.filename(), ignored);
     move_into_place(file(), output_, no_clobber);
   } catch (...) {
     for (const fs::path& name : placed) fs::remove(folder / name, ignored);
     throw;
   }
-  if (told) move_into_place(manifest(), folder / manifest_name(), false);
+  for (const fs::path& path : told) move_into_place(path, folder / path.filename(), false);
   for (const fs::path& name : stale) fs::remove(folder / name, ignored);
   const int dir = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (dir >= 0) {  // the renames must survive a power cut

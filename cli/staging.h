@@ -22,16 +22,17 @@ class Staging {
   /// with Sync::later: publish() waits for the disk.
   std::filesystem::path file() const { return folder_ / output_.filename(); }
   /// Where to write what is published beside the output, named after it.
-  std::filesystem::path manifest() const { return folder_ / manifest_name(); }
-  /// Bytes of all staged files.
+  std::filesystem::path manifest() const { return folder_ / beside(".manifest.json"); }
+  std::filesystem::path lock() const { return folder_ / beside(".lock"); }
+  /// Bytes of the staged model and its data files.
   std::uintmax_t bytes() const;
-  /// Data files of the model that is replaced go when the new one is in place. The old manifest goes before, the new
-  /// one comes last: there is none, or it is that of the model. `no_clobber`: Error(Code::usage) when
-  /// the output has appeared meanwhile.
+  /// Data files of the model that is replaced go when the new one is in place. The old manifest and lock go before, the
+  /// new ones come last: there is none, or it is that of the model. `no_clobber`: Error(Code::usage) when the output
+  /// has appeared meanwhile.
   void publish(bool no_clobber);
 
  private:
-  std::filesystem::path manifest_name() const { return output_.filename().concat(".manifest.json"); }
+  std::filesystem::path beside(const char* ending) const { return output_.filename().concat(ending); }
   std::filesystem::path output_, folder_;
 };
 

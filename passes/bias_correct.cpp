@@ -18,6 +18,7 @@
 #include "calib/statistics.h"
 #include "formats/base/error.h"
 #include "formats/ir/quant.h"
+#include "formats/lock.h"
 #include "passes/pass.h"
 #include "passes/product.h"
 #include "passes/rewrite.h"
@@ -208,9 +209,11 @@ class BiasCorrect final : public Pass {
       skip(graph, p.node, ctx, "the corrected bias does not fit its type");
       return;
     }
-    Json fact = Json::object();
+    Json fact = Json::object(), fold = Json::object();
     fact.set("pass", "bias_correct").set("node", label(graph, p.node)).set("largest_shift", largest);
     ctx.journal.fact("change", std::move(fact));
+    fold.set("pass", "bias_correct").set("node", label(graph, p.node)).set("shift", exact_text(shift));
+    ctx.journal.fact("fold", std::move(fold));
   }
 
   static bool write(Graph& graph, const Site& site, const std::vector<double>& bias) {

@@ -16,15 +16,6 @@ bool same(const Type& a, const Type& b) {
          a.known_rank == b.known_rank && (!a.known_rank || a.shape == b.shape);
 }
 
-bool same(const Quant& a, const Quant& b) {
-  if (a == b) return true;
-  if (!a || !b) return false;
-  return a->format == b->format && a->scale_format == b->scale_format && a->grain == b->grain &&
-         a->symmetric == b->symmetric && a->narrow == b->narrow && a->dynamic == b->dynamic &&
-         a->is_bias == b->is_bias && same(a->scale, b->scale) && same(a->second_scale, b->second_scale) &&
-         same(a->zero_point, b->zero_point) && same(a->minimum, b->minimum) && same(a->codes, b->codes);
-}
-
 bool same_reference(const Graph& a, const Graph& b);
 
 bool same(const std::shared_ptr<const Graph>& a, const std::shared_ptr<const Graph>& b) {
@@ -79,7 +70,7 @@ bool same_reference(const Graph& a, const Graph& b) {
 void compare_quants(const Node& a, const Node& b, Changes& c) {
   const auto compare = [&](const std::vector<Use>& x, const std::vector<Use>& y, const char* what) {
     for (std::size_t i = 0; i < std::min(x.size(), y.size()); ++i) {
-      if (same(x[i].quant, y[i].quant)) continue;
+      if (same_decision(x[i].quant, y[i].quant)) continue;
       ++c.quants_changed;
       note(c.first_quant, std::string("the decision on ") + what + " " + std::to_string(i) + " of " + words(a));
     }
@@ -132,6 +123,15 @@ void compare_values(const Graph& before, const Graph& after, Changes& c) {
 
 }  // namespace
 
+bool same_decision(const Quant& a, const Quant& b) {
+  if (a == b) return true;
+  if (!a || !b) return false;
+  return a->format == b->format && a->scale_format == b->scale_format && a->grain == b->grain &&
+         a->symmetric == b->symmetric && a->narrow == b->narrow && a->dynamic == b->dynamic &&
+         a->is_bias == b->is_bias && same(a->scale, b->scale) && same(a->second_scale, b->second_scale) &&
+         same(a->zero_point, b->zero_point) && same(a->minimum, b->minimum) && same(a->codes, b->codes);
+}
+
 Changes changes_between(const Graph& before, const Graph& after) {
   Changes c;
   compare_nodes(before, after, c);
@@ -140,7 +140,7 @@ Changes changes_between(const Graph& before, const Graph& after) {
   if (c.interface_changed) note(c.first, "the list of graph inputs or outputs was changed");
   if (before.model != after.model) note(c.first, "the model's header (opsets, functions, metadata) was changed");
   for (std::size_t i = 0; i < std::min(before.outputs.size(), after.outputs.size()); ++i) {
-    if (same(before.outputs[i].quant, after.outputs[i].quant)) continue;
+    if (same_decision(before.outputs[i].quant, after.outputs[i].quant)) continue;
     ++c.quants_changed;
     note(c.first_quant, "the decision on graph output " + std::to_string(i));
   }

@@ -30,6 +30,9 @@ struct Changes {
 
 Changes changes_between(const Graph& before, const Graph& after);
 
+/// Whether two uses are represented alike, number by number.
+bool same_decision(const Quant&, const Quant&);
+
 /// Empty when graph inputs (those without default) and outputs are the same values with the same names and types in
 /// the same order; else what differs. An input with a default may go: it was a constant all along.
 std::string interface_difference(const Graph& before, const Graph& after);

@@ -10,6 +10,7 @@
 #include <map>
 
 #include "formats/base/error.h"
+#include "formats/lock.h"
 #include "passes/pass.h"
 #include "passes/product.h"
 #include "recipes/reader/where.h"
@@ -84,7 +85,7 @@ class EqualizeLayers final : public Pass {
       if (moved < tolerance_) break;
     }
     for (const auto& [first, second] : pairs) tell(graph, ctx, first, second, layers);
-    for (auto& [n, layer] : layers) apply(graph, layer);
+    for (const auto& [n, layer] : layers) apply(graph, layer, ctx);
   }
 
  private:
@@ -159,7 +160,7 @@ class EqualizeLayers final : public Pass {
     ctx.journal.fact("change", std::move(fact));
   }
 
-  static void apply(Graph& graph, const Layer& layer) {
+  static void apply(Graph& graph, const Layer& layer, PassContext& ctx) {
     const Product& p = layer.product;
     const Tensor weight = graph[graph[p.node].inputs[Product::weight_input].value].data;
     auto scaled = scaled_weight(weight, p, layer.by_output, layer.by_input);
@@ -176,6 +177,10 @@ class EqualizeLayers final : public Pass {
     } else if (p.takes_bias && input_of(graph[p.node], Product::bias_input) != ValueId::none) {
       set_bias(graph, p, bias);
     }
+    Json fold = Json::object();
+    fold.set("pass", "equalize_layers").set("node", label(graph, p.node));
+    fold.set("outputs", exact_text(layer.by_output)).set("inputs", exact_text(layer.by_input));
+    ctx.journal.fact("fold", std::move(fold));
   }
 };
 

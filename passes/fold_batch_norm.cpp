@@ -132,10 +132,17 @@ class FoldBatchNorm final : public Pass {
   }
 
  private:
-  static void tell(PassContext& ctx, const std::string& node, const std::string& into) {
-    Json fact = Json::object();
-    fact.set("pass", "fold_batch_norm").set("node", node).set("what", "folded into " + into);
+  struct Told {
+    std::string node, op, into;
+    std::string_view side;  // of the product's channels: outputs, inputs
+  };
+
+  static void tell(PassContext& ctx, const Told& t) {
+    Json fact = Json::object(), fold = Json::object();
+    fact.set("pass", "fold_batch_norm").set("node", t.node).set("what", "folded into " + t.into);
     ctx.journal.fact("change", std::move(fact));
+    fold.set("pass", "fold_batch_norm").set("node", t.node).set("op", t.op).set("into", t.into).set("side", t.side);
+    ctx.journal.fact("fold", std::move(fold));
   }
 
   /// Folds what follows product `id`, one step after the other, until something else comes. `typed`: the graph as it
@@ -153,9 +160,9 @@ class FoldBatchNorm final : public Pass {
       if (!consumer || !ctx.selects(consumer->node) || has_decisions(graph, links, consumer->node)) return;
       const Finding found = read_follower(graph, links, typed[out].type, *product, end, consumer->node, ctx.threads);
       if (!found.affine) return;
-      const std::string name = label(graph, consumer->node), into = label(graph, id);
+      const Told told{label(graph, consumer->node), graph[consumer->node].op, label(graph, id), "outputs"};
       if (!fold_behind(graph, *product, bias, *found.affine, consumer->node, out)) return;
-      tell(ctx, name, into);
+      tell(ctx, told);
     }
   }
 
@@ -272,7 +279,7 @@ class FoldBatchNorm final : public Pass {
     set_constant_input(graph, p->node, Product::weight_input, std::move(*scaled));
     if (shifts && added) set_constant_input(graph, added->node, added->input, std::move(*stored));
     if (shifts && p->takes_bias) set_bias(graph, *p, *bias);
-    tell(ctx, label(graph, id), label(graph, p->node));
+    tell(ctx, {label(graph, id), graph[id].op, label(graph, p->node), "inputs"});
     bypass(graph, id, graph[id].inputs[0].value);
     return {};
   }

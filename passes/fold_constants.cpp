@@ -139,7 +139,11 @@ class Folder {
       const bool taken = to_int64s(condition->second)[0] != 0;
       const auto body = node.attrs.graph(taken ? "then_branch" : "else_branch");
       if (!body || body->outputs.size() != node.outputs.size()) continue;
-      take_branch(graph_, id, taken);
+      Json fold = Json::object(), renamed = Json::array();
+      fold.set("pass", "fold_constants").set("node", label(graph_, id));
+      for (const auto& [from, to] : take_branch(graph_, id, taken)) renamed.push(Json::array().push(from).push(to));
+      fold.set("branch", taken ? "then_branch" : "else_branch").set("renamed", std::move(renamed));
+      ctx_.journal.fact("fold", std::move(fold));
     }
   }
 

@@ -10,6 +10,7 @@
 #include "formats/base/error.h"
 #include "formats/ir/verify.h"
 #include "passes/changes.h"
+#include "passes/decisions.h"
 #include "passes/probe.h"
 #include "recipes/reader/bind.h"
 #include "recipes/reader/where.h"
@@ -141,6 +142,10 @@ void run_steps(Graph& graph, std::vector<BoundStep>& steps, const Recipe& recipe
     fact.set("nodes", static_cast<std::int64_t>(graph.nodes().size()));
     fact.set("changes", changes.json()).set("seconds", seconds.count());
     journal.fact("step", std::move(fact));
+    Json decided = decided_between(before, graph, step.def->follows_rules ? recipe.rules : std::vector<Rule>());
+    decided.set("step", step.step.id).set("pass", step.def->name).set("revision", step.def->revision);
+    decided.set("knobs", fingerprint_knobs([&](Options& o) { step.pass->options(o); }));
+    journal.fact("decided", std::move(decided));
   }
 }
 

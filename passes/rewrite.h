@@ -10,6 +10,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "formats/base/threads.h"
@@ -55,9 +56,9 @@ std::int64_t erase_dead(Graph&);
 void replace_bodies(Graph&, NodeId node,
                     const std::function<std::shared_ptr<const Graph>(const std::shared_ptr<const Graph>&)>& f);
 
-/// Replaces an If by the branch that it takes; values of the branch get fresh names where theirs are taken. Requires:
-/// the node has that branch.
-void take_branch(Graph&, NodeId node, bool condition);
+/// Replaces an If by the branch that it takes; values of the branch get fresh names where theirs are taken: those, with
+/// the name before it, are returned. Requires: the node has that branch.
+std::vector<std::pair<std::string, std::string>> take_branch(Graph&, NodeId node, bool condition);
 
 /// A node's outputs computed from the given inputs by the operators of calib. Empty optional when calib has no such
 /// operator or refuses (`why`, if asked for, says so).

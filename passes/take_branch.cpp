@@ -19,7 +19,7 @@ class Branch {
     graph.erase(id);
   }
 
-  void write() {
+  std::vector<std::pair<std::string, std::string>> write() {
     for (const NodeId n : body_.order()) {
       Node node = body_[n];
       for (Use& use : node.inputs) use.value = here(use.value);
@@ -36,6 +36,7 @@ class Branch {
       identity.outputs = {result(i)};
       graph_.add_node(std::move(identity));
     }
+    return std::move(renamed_);
   }
 
  private:
@@ -46,7 +47,9 @@ class Branch {
     const auto found = place_.find(inner);
     if (found != place_.end()) return found->second;
     Value value = body_[inner];
-    value.name = graph_.fresh_name(value.name);
+    const std::string old = value.name;
+    value.name = graph_.fresh_name(old);
+    if (value.name != old) renamed_.emplace_back(old, value.name);
     return place_[inner] = graph_.add_value(std::move(value));
   }
 
@@ -54,13 +57,14 @@ class Branch {
   const Graph& body_;
   const Node node_;  // a copy: the original goes
   std::map<ValueId, ValueId> place_;
+  std::vector<std::pair<std::string, std::string>> renamed_;
 };
 
 }  // namespace
 
-void take_branch(Graph& graph, NodeId id, bool condition) {
+std::vector<std::pair<std::string, std::string>> take_branch(Graph& graph, NodeId id, bool condition) {
   const auto body = graph[id].attrs.graph(condition ? "then_branch" : "else_branch");
-  Branch(graph, id, *body).write();
+  return Branch(graph, id, *body).write();
 }
 
 }  // namespace qtool

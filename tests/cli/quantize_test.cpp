@@ -59,7 +59,7 @@ TEST_CASE("every shipped recipe quantizes the samples that fit it") {
     const double sqnr = report.find("comparison")->find("outputs")->as_array()[0].find("sqnr_db")->as_number();
     CHECK(sqnr > 10);
   }
-  CHECK(listing(folder.path()).size() == 2 * std::size(jobs));  // with their manifests
+  CHECK(listing(folder.path()).size() == 3 * std::size(jobs));  // with their manifests and locks
 }
 
 TEST_CASE("the summary tells size, error, agreement, accuracy and what was quantized") {
@@ -79,8 +79,9 @@ TEST_CASE("without -o the file is named after model and recipe, in the current f
   const Outcome done = run_qtool({"quantize", sample_model("tiny_lstm"), "--recipe", "int8_weights", "--quiet"}, there);
   CHECK(done.code == 0);
   CHECK(done.out.empty());
-  CHECK(listing(folder.path()) ==
-        std::vector<std::string>{"tiny_lstm.int8_weights.onnx", "tiny_lstm.int8_weights.onnx.manifest.json"});
+  CHECK(listing(folder.path()) == std::vector<std::string>{"tiny_lstm.int8_weights.onnx",
+                                                           "tiny_lstm.int8_weights.onnx.lock",
+                                                           "tiny_lstm.int8_weights.onnx.manifest.json"});
 }
 
 TEST_CASE("a gate that is met publishes, one that is missed exits with 3 and publishes nothing") {
@@ -99,7 +100,7 @@ TEST_CASE("a gate that is met publishes, one that is missed exits with 3 and pub
   const Json gate = *Json::parse(bytes_of(report), report).find("gate");
   CHECK(*gate.as_array()[0].find("verdict") == Json("missed"));
   CHECK(run_qtool(with(words, {"--set", "gate.size_ratio=0.01"})).code == 3);
-  CHECK(listing(folder.path()).size() == 3);  // model, manifest, report
+  CHECK(listing(folder.path()).size() == 4);  // model, lock, manifest, report
 }
 
 TEST_CASE("samples that the model was fitted to do not judge it") {
@@ -194,7 +195,7 @@ TEST_CASE("an existing output stays as it was on every failure, and with --no-cl
   CHECK(bytes_of(output) == "old");
   CHECK(run_qtool(with(words, {"--quiet"})).code == 0);
   CHECK(bytes_of(output) != "old");
-  CHECK(listing(folder.path()) == std::vector<std::string>{"q.onnx", "q.onnx.manifest.json"});
+  CHECK(listing(folder.path()) == std::vector<std::string>{"q.onnx", "q.onnx.lock", "q.onnx.manifest.json"});
 }
 
 TEST_CASE("outputs that cannot be written are refused with the path") {

@@ -73,15 +73,20 @@ TEST_CASE("pipeline: an honest pass of every effect passes, and its step is reco
   for (const Effect e : {Effect::measure, Effect::equivalent, Effect::annotate, Effect::lossy}) {
     const auto ran = run(e, idle);
     CHECK(ran->error == "");
-    REQUIRE(ran->journal.facts().size() == 1);
+    REQUIRE(ran->journal.facts().size() == 2);
     const Json& fact = ran->journal.facts()[0];
     CHECK(fact.find("kind")->as_string() == "step");
     CHECK(fact.find("pass")->as_string() == "fake");
     CHECK(fact.find("changes")->as_object().empty());
+    const Json& decided = ran->journal.facts()[1];
+    CHECK(decided.find("kind")->as_string() == "decided");
+    CHECK(decided.find("uses")->as_array().empty());
+    CHECK(decided.find("constants")->as_array().empty());
   }
   const auto ran = run(Effect::annotate, [](Graph& g, PassContext&) { first_use(g).quant = some_quant(1); });
   CHECK(ran->error == "");
   CHECK(ran->journal.facts()[0].find("changes")->find("quants_changed")->as_integer() == 1);
+  CHECK(ran->journal.facts()[1].find("uses")->as_array().size() == 1);
 }
 
 TEST_CASE("pipeline: a measure pass that decides or edits is named") {
@@ -132,7 +137,7 @@ TEST_CASE("pipeline: where nothing can be run, the journal says that the effect 
       Effect::equivalent, [](Graph& g, PassContext&) { scale_constant(g, 2); },
       "g (float[2, 3] x) => (float[2, 3] y) < float[3] k = {1.0, 2.0, 3.0} > { y = test.Unknown (x, k) }");
   CHECK(ran->error == "");
-  REQUIRE(ran->journal.facts().size() == 2);
+  REQUIRE(ran->journal.facts().size() == 3);
   CHECK(contains(ran->journal.facts()[0].find("text")->as_string(), "not checked"));
 }
 
