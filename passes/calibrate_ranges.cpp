@@ -6,6 +6,7 @@
 // out never matters, and saturation commutes with them. So in Conv, MaxPool, Relu the range is that of the Relu.
 // A quantizer behind a Clip gets codes that all lie inside the bounds, else the runtime keeps the Clip and the layer
 // before it in float.
+// Tails that all readers of a value make the same of (x * sigmoid(x) below -8) do not count either.
 #include <algorithm>
 #include <cmath>
 #include <map>
@@ -15,6 +16,7 @@
 #include "formats/base/error.h"
 #include "formats/ir/quant.h"
 #include "passes/pass.h"
+#include "passes/saturation.h"
 #include "recipes/reader/where.h"
 
 namespace qtool::pass {
@@ -24,10 +26,6 @@ namespace {
 struct Group {
   Quant spec;
   std::vector<ValueId> values;
-};
-
-struct Bounds {
-  float low = 0, high = 0;
 };
 
 class CalibrateRanges final : public Pass {
@@ -67,13 +65,15 @@ class CalibrateRanges final : public Pass {
     std::set<const QuantSpec*> broken;
     for (const Group& group : groups) {
       Bounds range;  // contains 0
-      for (std::size_t i = counted(graph, links, group, ctx.target).size(); i > 0; --i, ++next) {
-        const Range& seen = ranges[next];
-        if (seen.infinite > 0 || !std::isfinite(seen.low[0]) || !std::isfinite(seen.high[0])) {
+      for (const ValueId v : counted(graph, links, group, ctx.target)) {
+        const Range& seen = ranges[next++];
+        Bounds told{seen.low[0], seen.high[0]};
+        if (seen.infinite > 0 || !std::isfinite(told.low) || !std::isfinite(told.high)) {
           broken.insert(group.spec.get());
-        } else {
-          range = {std::min(range.low, seen.low[0]), std::max(range.high, seen.high[0])};
+          continue;
         }
+        if (told.low < told.high) told = told_apart(graph, links, v, told, *group.spec->format, ctx.threads);
+        range = {std::min(range.low, told.low), std::max(range.high, told.high)};
       }
       if (broken.contains(group.spec.get())) continue;
       filled.emplace(group.spec.get(), scaled(graph, links, group, range));
@@ -210,7 +210,7 @@ constinit const PassDef calibrate_ranges{"calibrate_ranges",
                                          "scales of activations from the ranges that data show",
                                          "Nagel et al., A White Paper on Neural Network Quantization, arXiv 2106.08295",
                                          Effect::annotate,
-                                         1,
+                                         2,
                                          make_pass<CalibrateRanges>,
                                          true};
 
