@@ -13,18 +13,6 @@
 namespace qtool {
 namespace {
 
-/// The kernel's name for the processor; a virtual machine may say less than the chip.
-std::string processor_name() {
-  std::ifstream info("/proc/cpuinfo");
-  for (std::string line; std::getline(info, line);) {
-    const std::size_t colon = line.find(':');
-    if (line.rfind("model name", 0) == 0 && colon != std::string::npos && colon + 2 < line.size()) {
-      return line.substr(colon + 2);
-    }
-  }
-  return "unknown";
-}
-
 std::vector<std::string> instruction_sets() {
   std::vector<std::string> found;
 #if defined(__x86_64__)
@@ -77,6 +65,17 @@ double best_rate(std::int64_t n, const std::function<void()>& product) {
 }
 
 }  // namespace
+
+std::string processor_name() {
+  std::ifstream info("/proc/cpuinfo");
+  for (std::string line; std::getline(info, line);) {
+    const std::size_t colon = line.find(':');
+    if (line.rfind("model name", 0) == 0 && colon != std::string::npos && colon + 2 < line.size()) {
+      return line.substr(colon + 2);
+    }
+  }
+  return "unknown";
+}
 
 double measure_gemm_gflops(Threads& threads, std::int64_t n) {
   const auto count = static_cast<std::size_t>(n * n);

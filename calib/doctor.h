@@ -13,6 +13,9 @@
 
 namespace qtool {
 
+/// The kernel's name for the processor; a virtual machine may say less than the chip. "unknown" when nothing says so.
+std::string processor_name();
+
 struct MachineFacts {
   std::string processor;                      // "AMD EPYC 9755 128-Core Processor"; "unknown" when nothing says so
   std::vector<std::string> instruction_sets;  // those that matter here, narrowest first: "sse4.2", "avx2", ...

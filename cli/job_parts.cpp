@@ -130,7 +130,7 @@ void sign(Graph& graph, const Provenance& from) {
   set_metadata(info, "qtool.model_sha256", from.model_sha256);
   set_metadata(info, "qtool.recipe_sha256", from.recipe_sha256);
   set_metadata(info, "qtool.lock_sha256", from.lock_sha256);
-  if (from.calibration) set_metadata(info, "qtool.calibration_sha256", from.calibration_sha256);
+  if (!from.calibration_sha256.empty()) set_metadata(info, "qtool.calibration_sha256", from.calibration_sha256);
   if (from.calibration && from.calibration->synthetic()) set_metadata(info, "qtool.calibration", "synthetic");
   graph.model = std::make_shared<const ModelInfo>(std::move(info));
 }

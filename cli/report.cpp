@@ -73,6 +73,8 @@ Json limits_json(const std::vector<GateLimit>& limits) {
   return list;
 }
 
+}  // namespace
+
 Json latency_json(const Latency& latency) {
   if (latency.nodes.empty()) return {};
   Json json = Json::object();
@@ -81,7 +83,13 @@ Json latency_json(const Latency& latency) {
   return json;
 }
 
-}  // namespace
+void add_decisions(Json& report, const std::vector<Json>& facts) {
+  for (const auto& [name, kind] :
+       {std::pair{"changes", "change"}, std::pair{"emitted", "emit"}, std::pair{"skips", "skip"},
+        std::pair{"slower", "slower"}, std::pair{"warnings", "warning"}}) {
+    report.set(name, facts_of(facts, kind));
+  }
+}
 
 Json job_report(const JobRequest& request, const Recipe& recipe, const JobResult& result,
                 const std::vector<GateLimit>& limits, const std::vector<GateLimit>& ratchet,
@@ -98,11 +106,8 @@ Json job_report(const JobRequest& request, const Recipe& recipe, const JobResult
   report.set("compared_on", !result.comparison ? Json() : result.compared_on_eval ? Json("eval") : Json("calibration"));
   report.set("comparison", result.comparison ? result.comparison->json() : Json());
   report.set("gate", limits_json(limits)).set("ratchet", limits_json(ratchet));
-  for (const auto& [name, kind] :
-       {std::pair{"steps", "step"}, std::pair{"changes", "change"}, std::pair{"emitted", "emit"},
-        std::pair{"skips", "skip"}, std::pair{"slower", "slower"}, std::pair{"warnings", "warning"}}) {
-    report.set(name, facts_of(facts, kind));
-  }
+  report.set("steps", facts_of(facts, "step"));
+  add_decisions(report, facts);
   Json remarks = Json::array();
   for (const std::string& remark : result.remarks) remarks.push(remark);
   report.set("remarks", std::move(remarks));

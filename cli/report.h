@@ -15,6 +15,11 @@ namespace qtool {
 Json job_report(const JobRequest&, const Recipe&, const JobResult&, const std::vector<GateLimit>& gate,
                 const std::vector<GateLimit>& ratchet, const std::vector<Json>& facts);
 
+/// "changes", "emitted", "skips", "slower" and "warnings" out of the facts.
+void add_decisions(Json& report, const std::vector<Json>& facts);
+/// Null without nodes.
+Json latency_json(const Latency&);
+
 /// Per output: SQNR, cosine, largest error, and for class scores agreement, KL and accuracy.
 std::string comparison_text(const Comparison&);
 /// The layers with the lowest SQNR, under `title`; empty when none were compared or all are equal.

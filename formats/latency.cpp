@@ -6,6 +6,7 @@
 #include <string>
 
 #include "formats/ir/quant.h"
+#include "formats/multiply_adds.h"
 #include "formats/target.h"
 
 namespace qtool {
@@ -30,6 +31,12 @@ class Estimate {
         overridable_(overridable),
         links_(graph),
         precision_(graph.node_slots(), Precision::floating) {}
+
+  std::array<double, 4> multiply_adds_by_precision() const {
+    std::array<double, 4> sums{};
+    for (const NodeId n : graph_.nodes()) sums[static_cast<std::size_t>(precision_of(n))] += multiply_adds(n);
+    return sums;
+  }
 
   Latency run() {
     const std::vector<NodeId> order = graph_.order();
@@ -256,6 +263,10 @@ class Estimate {
 
 Latency estimate_latency(const Graph& graph, const Target& target, bool overridable) {
   return Estimate(graph, target, overridable).run();
+}
+
+std::array<double, 4> multiply_adds_by_precision(const Graph& graph, const Target& target) {
+  return Estimate(graph, target, false).multiply_adds_by_precision();
 }
 
 }  // namespace qtool

@@ -46,6 +46,8 @@ class Plan {
 
   bool keeps_float(NodeId n) const { return wishes_[slot(n)].keep == "float"; }
   const Wish& wish(NodeId n) const { return wishes_[slot(n)]; }
+  /// The rule that the wish is from; null: the step itself.
+  const Rule* rule(NodeId n) const { return rules_[slot(n)]; }
   /// Method of the step or rule, and the node is one that this step may touch.
   bool wants(NodeId n, std::string_view method) const;
 
@@ -68,7 +70,8 @@ class Plan {
   /// Static activations in a format that the target has, where it lacks the one wished for.
   void carry_activations();
   static std::size_t slot(NodeId n) { return static_cast<std::size_t>(n); }
-  std::vector<Wish> wishes_;  // by NodeId
+  std::vector<Wish> wishes_;        // by NodeId
+  std::vector<const Rule*> rules_;  // by NodeId
   std::vector<bool> decided_;
   std::vector<Type> types_;  // by ValueId
   std::map<NodeId, std::string> skips_;

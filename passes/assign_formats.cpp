@@ -36,12 +36,17 @@ void Wish::options(Options& o) {
 }
 
 Plan::Plan(Graph& g, PassContext& c, const Wish& wish, const std::set<NodeId>& too_slow)
-    : graph(g), ctx(c), links(g), wishes_(g.node_slots(), wish), decided_(g.node_slots()), types_(g.value_slots()) {
-  std::vector<bool> matched(g.node_slots());
+    : graph(g),
+      ctx(c),
+      links(g),
+      wishes_(g.node_slots(), wish),
+      rules_(g.node_slots()),
+      decided_(g.node_slots()),
+      types_(g.value_slots()) {
   for (const Rule& rule : ctx.rules) {
     for (const NodeId n : select(graph, rule.where)) {
-      if (matched[slot(n)]) continue;
-      matched[slot(n)] = true;
+      if (rules_[slot(n)] != nullptr) continue;
+      rules_[slot(n)] = &rule;
       Wish& own = wishes_[slot(n)];
       bind_knobs(
           rule.wishes,
@@ -187,14 +192,24 @@ class AssignFormats final : public Pass {
  public:
   void options(Options& o) override { wish_.options(o); }
 
-  void run(Graph& graph, PassContext& ctx) override {
+  void run(Graph& graph, PassContext& ctx) override { decide(graph, ctx); }
+
+  void plan(Graph& graph, PassContext& ctx, Forecast& forecast) override {
+    const assign::Plan plan = decide(graph, ctx);
+    for (const NodeId n : graph.nodes()) {
+      if (const Rule* rule = plan.rule(n)) forecast.rules.push_back({n, rule->place.text()});
+    }
+  }
+
+ private:
+  assign::Plan decide(Graph& graph, PassContext& ctx) const {
     assign::Plan plan(graph, ctx, wish_, wants_speed(ctx) ? slower_nodes(graph, ctx) : std::set<NodeId>{});
     refuse_methods(plan);
     assign_all(plan);
     explain_rest(plan);
+    return plan;
   }
 
- private:
   static void refuse_methods(const assign::Plan& plan) {
     for (const auto& [method, why] : plan.ctx.target.refused_methods) {
       for (const NodeId n : plan.graph.nodes()) {

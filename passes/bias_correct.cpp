@@ -72,6 +72,31 @@ class BiasCorrect final : public Pass {
     method_ == "analytic" ? analytic(graph, sites, ctx) : measured(graph, sites, ctx);
   }
 
+  void plan(Graph& graph, PassContext& ctx, Forecast& forecast) override {
+    const std::vector<Site> sites = find_sites(graph, ctx);
+    if (sites.empty()) return;
+    std::vector<ValueId> seen;
+    for (const Site& site : sites) {
+      const Node& node = graph[site.product.node];
+      seen.push_back(method_ == "analytic" ? node.inputs[0].value : node.outputs[0]);
+    }
+    if (method_ == "analytic") {
+      forecast.sweeps.push_back({"bias_correct", graph, Reading::quantized, samples_, 1, std::move(seen), "sum"});
+    } else {
+      const auto sweeps = static_cast<std::int64_t>(sites.size());
+      forecast.sweeps.push_back({"bias_correct", graph, Reading::reference, samples_, 1, seen, "sum"});
+      forecast.sweeps.push_back({"bias_correct", graph, Reading::quantized, samples_, sweeps, {}, "sum"});
+    }
+    for (const Site& site : sites) {
+      const bool turned = graph[site.product.node].attrs.get("transA", std::int64_t{0}) != 0;
+      if (method_ == "analytic" && turned) {
+        skip(graph, site.product.node, ctx, "its input channels are not on the axis of the weight");
+      } else {
+        write(graph, site, bias_now(graph, site));  // whatever it will hold, it will be there
+      }
+    }
+  }
+
  private:
   static void skip(const Graph& graph, NodeId id, PassContext& ctx, std::string_view why) {
     ctx.journal.skip("bias_correct", label(graph, id), why);
@@ -190,15 +215,16 @@ class BiasCorrect final : public Pass {
     }
   }
 
+  static std::vector<double> bias_now(const Graph& graph, const Site& site) {
+    const Product& p = site.product;
+    if (!site.added) return *bias_of(graph, p);
+    const Node& add = graph[site.added->node];
+    return *per_channel(graph[add.inputs[site.added->input].value].data, p.out_channels(), 8, -1);
+  }
+
   static void apply(Graph& graph, const Site& site, const std::vector<double>& shift, PassContext& ctx) {
     const Product& p = site.product;
-    std::vector<double> bias;
-    if (site.added) {
-      const Node& add = graph[site.added->node];
-      bias = *per_channel(graph[add.inputs[site.added->input].value].data, p.out_channels(), 8, -1);
-    } else {
-      bias = *bias_of(graph, p);
-    }
+    std::vector<double> bias = bias_now(graph, site);
     double largest = 0;
     for (std::size_t o = 0; o < bias.size(); ++o) {
       bias[o] += shift[o];

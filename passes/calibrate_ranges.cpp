@@ -14,6 +14,7 @@
 #include <string>
 
 #include "formats/base/error.h"
+#include "formats/ir/absent.h"
 #include "formats/ir/quant.h"
 #include "passes/pass.h"
 #include "passes/saturation.h"
@@ -80,6 +81,22 @@ class CalibrateRanges final : public Pass {
       record(graph, group, range, *filled.at(group.spec.get()), ctx);
     }
     give_up(graph, broken, ctx);
+    replace(graph, filled);
+  }
+
+  void plan(Graph& graph, PassContext& ctx, Forecast& forecast) override {
+    const Links links(graph);
+    std::vector<ValueId> observed;
+    std::map<const QuantSpec*, Quant> filled;
+    for (const Group& group : groups_without_scale(graph, links)) {
+      const auto values = counted(graph, links, group, ctx.target);
+      observed.insert(observed.end(), values.begin(), values.end());
+      auto spec = std::make_shared<QuantSpec>(*group.spec);
+      set_some_scales(*spec, {});
+      filled.emplace(group.spec.get(), std::move(spec));
+    }
+    if (filled.empty()) return;
+    forecast.sweeps.push_back({"calibrate_ranges", graph, Reading::reference, 0, 1, observed, observer_.method});
     replace(graph, filled);
   }
 

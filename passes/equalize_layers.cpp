@@ -10,6 +10,7 @@
 #include <map>
 
 #include "formats/base/error.h"
+#include "formats/ir/absent.h"
 #include "formats/lock.h"
 #include "passes/pass.h"
 #include "passes/product.h"
@@ -121,11 +122,13 @@ class EqualizeLayers final : public Pass {
     if (!bias) return false;
     layer.bias = std::move(*bias);
     const Tensor weight = to_f32(graph[graph[n].inputs[Product::weight_input].value].data);
-    const auto values = weight.read<float>();
     const auto taps = static_cast<std::size_t>(layer.product.taps);
-    layer.largest.resize(values.size() / taps);
-    for (std::size_t i = 0; i < values.size(); ++i) {
-      layer.largest[i / taps] = std::max(layer.largest[i / taps], std::fabs(values[i]));
+    layer.largest.resize(static_cast<std::size_t>(weight.count()) / taps);
+    if (!is_absent(weight)) {  // planned, all factors stay 1
+      const auto values = weight.read<float>();
+      for (std::size_t i = 0; i < values.size(); ++i) {
+        layer.largest[i / taps] = std::max(layer.largest[i / taps], std::fabs(values[i]));
+      }
     }
     layer.by_output.assign(static_cast<std::size_t>(layer.product.out_channels()), 1.0);
     layer.by_input.assign(static_cast<std::size_t>(layer.product.in_channels()), 1.0);

@@ -13,6 +13,7 @@
 #include <string>
 
 #include "calib/op.h"
+#include "formats/ir/absent.h"
 #include "passes/pass.h"
 #include "passes/product.h"
 #include "passes/rewrite.h"
@@ -50,6 +51,7 @@ Finding read_batch_norm(const Graph& graph, const Links& links, NodeId id, std::
     const Tensor data = resolve_constant(graph, links, input_of(node, i + 1), threads);
     if (data.empty()) return refuse("its parameters are no constants");
     if (data.count() != channels) return refuse("its parameters do not match the channels beside it");
+    if (is_absent(data)) return refuse("its parameters are not known while planning");
     p[i] = to_doubles(data);
   }
   const double epsilon = static_cast<double>(node.attrs.get("epsilon", 1e-5F));
@@ -271,9 +273,11 @@ class FoldBatchNorm final : public Pass {
 
     const Tensor weight = graph[node.inputs[Product::weight_input].value].data;
     auto scaled = scaled_weight(weight, *p, {}, f.a);
-    const std::vector<double> w = to_doubles(weight);
-    const double alpha = node.op == "Gemm" ? static_cast<double>(node.attrs.get("alpha", 1.0F)) : 1.0;
-    p->for_each([&](std::size_t out, std::size_t in, std::size_t e) { (*bias)[out] += alpha * w[e] * f.b[in]; });
+    if (!is_absent(weight)) {  // planned, the bias is there, whatever it holds
+      const std::vector<double> w = to_doubles(weight);
+      const double alpha = node.op == "Gemm" ? static_cast<double>(node.attrs.get("alpha", 1.0F)) : 1.0;
+      p->for_each([&](std::size_t out, std::size_t in, std::size_t e) { (*bias)[out] += alpha * w[e] * f.b[in]; });
+    }
     auto stored = from_doubles(*bias, {p->out_channels()}, weight.dtype());
     if (!scaled || !stored) return does_not_fit;
     set_constant_input(graph, p->node, Product::weight_input, std::move(*scaled));

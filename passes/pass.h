@@ -20,6 +20,7 @@
 #include "formats/base/threads.h"
 #include "formats/ir/graph.h"
 #include "formats/target.h"
+#include "passes/forecast.h"
 #include "recipes/reader/recipe.h"
 
 namespace qtool {
@@ -56,6 +57,11 @@ class Pass {
   virtual ~Pass() = default;
   virtual void options(Options&) {}
   virtual void run(Graph&, PassContext&) = 0;
+  /// What run() would make of the graph, told without reading weights (large ones are absent, formats/ir/absent.h) or
+  /// running the model: what it would read and compute goes into the forecast. The same decisions as run(), made by the
+  /// same code; numbers that only a run tells may be any. By default run() itself, for passes that look at shapes and
+  /// small constants alone.
+  virtual void plan(Graph& graph, PassContext& ctx, Forecast&) { run(graph, ctx); }
 };
 
 struct PassDef {

@@ -149,4 +149,20 @@ void run_steps(Graph& graph, std::vector<BoundStep>& steps, const Recipe& recipe
   }
 }
 
+void plan_steps(Graph& graph, std::vector<BoundStep>& steps, const Recipe& recipe, const Target& target,
+                Calibration& calibration, Journal& journal, Threads& threads, const PipelineOptions& options,
+                Forecast& forecast) {
+  for (BoundStep& step : steps) {
+    const Rng rng(options.seed, step.def->name);
+    const Graph before = graph;
+    PassContext context{target, calibration, journal, threads, rng, recipe.rules, std::nullopt, options.stop};
+    context.check_stop();
+    if (step.step.where) context.selected = select(graph, *step.step.where);
+    named(step, [&] { step.pass->plan(graph, context, forecast); });
+    if (step.def->effect != Effect::equivalent || !changes_between(before, graph).reference()) continue;
+    // The probe: both graphs on one batch.
+    forecast.sweeps.push_back({"probe", graph, Reading::reference, 1, 2, {}, {}});
+  }
+}
+
 }  // namespace qtool

@@ -37,4 +37,10 @@ struct PipelineOptions {
 void run_steps(Graph& graph, std::vector<BoundStep>& steps, const Recipe& recipe, const Target& target,
                Calibration& calibration, Journal& journal, Threads& threads, const PipelineOptions& options);
 
+/// Plans all steps on `graph`, whose weights may be absent: afterwards it holds what run_steps() would decide. Nothing
+/// is run on data, which only tell shapes here.
+void plan_steps(Graph& graph, std::vector<BoundStep>& steps, const Recipe& recipe, const Target& target,
+                Calibration& calibration, Journal& journal, Threads& threads, const PipelineOptions& options,
+                Forecast& forecast);
+
 }  // namespace qtool

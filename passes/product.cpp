@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "passes/product.h"
+#include "formats/ir/absent.h"
 
 #include <algorithm>
 #include <numeric>
@@ -44,6 +45,7 @@ std::optional<std::vector<double>> per_channel(const Tensor& constant, std::int6
   const Shape& shape = constant.shape();
   if (constant.rank() > rank && constant.count() != 1) return std::nullopt;
   const std::int64_t from_front = axis < 0 ? axis + rank : axis;
+  if (is_absent(constant)) return std::nullopt;  // one number per channel is small enough to be here
   std::vector<double> values = to_doubles(constant);
   if (values.size() == 1) return std::vector<double>(static_cast<std::size_t>(channels), values[0]);
   for (std::size_t i = 0; i < shape.size(); ++i) {
@@ -88,6 +90,7 @@ bool set_bias(Graph& graph, const Product& p, std::span<const double> bias) {
 
 std::optional<Tensor> scaled_weight(const Tensor& weight, const Product& p, std::span<const double> by_output,
                                     std::span<const double> by_input) {
+  if (is_absent(weight)) return absent(weight.dtype(), weight.shape());
   std::vector<double> w = to_doubles(weight);
   p.for_each([&](std::size_t out, std::size_t in, std::size_t e) {
     w[e] *= (by_output.empty() ? 1.0 : by_output[out]) * (by_input.empty() ? 1.0 : by_input[in]);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "passes/rewrite.h"
+#include "formats/ir/absent.h"
 
 #include <algorithm>
 #include <array>
@@ -196,6 +197,29 @@ void replace_bodies(Graph& graph, NodeId id,
   }
 }
 
+namespace {
+
+/// The results of a node whose inputs are not all here: what type inference says, where it says all.
+std::optional<std::vector<Tensor>> absent_results(const Graph& single, const Node& node, std::string* why) {
+  Graph typed = single;
+  infer_types(typed);
+  std::vector<Tensor> outputs(node.outputs.size());
+  for (std::size_t i = 0; i < outputs.size(); ++i) {
+    if (node.outputs[i] == ValueId::none) continue;
+    const Type& type = typed[node.outputs[i]].type;
+    const bool known = type.known_dtype && type.known_rank && type.dtype != DType::string &&
+                       std::all_of(type.shape.begin(), type.shape.end(), [](auto n) { return n >= 0; });
+    if (!known) {
+      if (why != nullptr) *why = "its shape depends on weights that are not here";
+      return std::nullopt;
+    }
+    outputs[i] = absent(type.dtype, type.shape);
+  }
+  return outputs;
+}
+
+}  // namespace
+
 std::optional<std::vector<Tensor>> evaluate_node(const Graph& graph, NodeId id, std::span<const Tensor> inputs,
                                                  Threads& threads, std::string* why) {
   Graph single;
@@ -227,6 +251,9 @@ std::optional<std::vector<Tensor>> evaluate_node(const Graph& graph, NodeId id, 
     return std::nullopt;
   };
   try {
+    if (std::any_of(inputs.begin(), inputs.end(), [](const Tensor& t) { return is_absent(t); })) {
+      return absent_results(single, node, why);
+    }
     auto results = Executor(single, Reading::reference, threads).run({}, wanted);
     std::vector<Tensor> outputs(node.outputs.size());
     for (std::size_t i = 0, k = 0; i < outputs.size(); ++i) {

@@ -60,8 +60,9 @@ void replace_bodies(Graph&, NodeId node,
 /// the name before it, are returned. Requires: the node has that branch.
 std::vector<std::pair<std::string, std::string>> take_branch(Graph&, NodeId node, bool condition);
 
-/// A node's outputs computed from the given inputs by the operators of calib. Empty optional when calib has no such
-/// operator or refuses (`why`, if asked for, says so).
+/// A node's outputs computed from the given inputs by the operators of calib; absent where an input is absent. Empty
+/// optional when calib has no such operator or refuses, or cannot tell the shape of what is absent (`why`, if asked
+/// for, says so).
 std::optional<std::vector<Tensor>> evaluate_node(const Graph&, NodeId, std::span<const Tensor> inputs, Threads&,
                                                  std::string* why = nullptr);
 

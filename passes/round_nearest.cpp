@@ -12,6 +12,7 @@
 #include <string>
 
 #include "formats/base/error.h"
+#include "formats/ir/absent.h"
 #include "formats/ir/quant.h"
 #include "passes/pass.h"
 #include "passes/product.h"
@@ -61,6 +62,44 @@ class RoundNearest final : public Pass {
   }
 
   void run(Graph& graph, PassContext& ctx) override {
+    const std::vector<Links::Consumer> uses = open_uses(graph, ctx);
+    std::vector<Quant> decided(uses.size());
+    ctx.threads.for_each(static_cast<std::int64_t>(uses.size()), 1, [&](std::int64_t from, std::int64_t to) {
+      for (std::int64_t i = from; i < to; ++i) {
+        ctx.check_stop();
+        const auto k = static_cast<std::size_t>(i);
+        decided[k] = round(graph, uses[k]);
+      }
+    });
+    share(graph, uses, decided);
+    for (const Links::Consumer& place : uses) make_room_for_bias(graph, place, ctx);
+  }
+
+  void plan(Graph& graph, PassContext& ctx, Forecast& forecast) override {
+    const std::vector<Links::Consumer> uses = open_uses(graph, ctx);
+    std::vector<Quant> decided;
+    for (const Links::Consumer& place : uses) {
+      const Use& use = use_at(graph, place);
+      const Tensor& data = graph[use.value].data;
+      auto spec = std::make_shared<QuantSpec>(*use.quant);
+      spec->dynamic = false;
+      const bool open_zero = spec->scale.empty() && spec->grain.kind == Grain::Kind::groups &&
+                             (!spec->symmetric || spec->format->lowest == 0);
+      if (spec->scale.empty()) set_some_scales(*spec, data.shape());
+      spec->codes = absent(code_type(*spec->format), data.shape());
+      if (open_zero) {  // they are left out where all of them are the middle code
+        forecast.doubts.push_back({"round_nearest", "zero points of \"" + graph[use.value].name + "\" depend on it",
+                                   most_bytes_of_zeros(*spec, graph[use.value].name), 0});
+      }
+      forecast.weights.push_back({clip_ == "mse" ? "search" : "round", data.count()});
+      decided.push_back(std::move(spec));
+    }
+    share(graph, uses, decided);
+  }
+
+ private:
+  /// Uses of constants that have a decision and no codes.
+  static std::vector<Links::Consumer> open_uses(const Graph& graph, const PassContext& ctx) {
     std::vector<Links::Consumer> uses;
     for (const NodeId id : graph.order()) {
       if (!ctx.selects(id)) continue;
@@ -71,24 +110,24 @@ class RoundNearest final : public Pass {
         if (!use.quant->is_bias) uses.push_back({id, static_cast<int>(i)});
       }
     }
-    std::vector<Quant> decided(uses.size());
-    ctx.threads.for_each(static_cast<std::int64_t>(uses.size()), 1, [&](std::int64_t from, std::int64_t to) {
-      for (std::int64_t i = from; i < to; ++i) {
-        ctx.check_stop();
-        const auto k = static_cast<std::size_t>(i);
-        decided[k] = round(graph, uses[k]);
-      }
-    });
-    // Uses of one tensor under one decision go on sharing it.
+    return uses;
+  }
+
+  /// Uses of one tensor under one decision go on sharing it.
+  static void share(Graph& graph, const std::vector<Links::Consumer>& uses, const std::vector<Quant>& decided) {
     std::map<std::pair<ValueId, const QuantSpec*>, Quant> shared;
     for (std::size_t i = 0; i < uses.size(); ++i) {
       Use& use = use_at(graph, uses[i]);
       use.quant = shared.try_emplace({use.value, use.quant.get()}, decided[i]).first->second;
     }
-    for (const Links::Consumer& place : uses) make_room_for_bias(graph, place, ctx);
   }
 
- private:
+  /// A byte each, and what an initializer and its use say around them.
+  static std::int64_t most_bytes_of_zeros(const QuantSpec& spec, const std::string& name) {
+    constexpr std::int64_t around = 64;
+    return spec.scale.count() + spec.scale.shape()[0] + 2 * static_cast<std::int64_t>(name.size()) + around;
+  }
+
   Quant round(const Graph& graph, const Links::Consumer& place) const {
     const Use& use = use_at(graph, place);
     const Tensor& data = graph[use.value].data;

@@ -6,6 +6,7 @@
 
 #include "backends/onnx/rules.h"
 #include "formats/base/error.h"
+#include "formats/ir/absent.h"
 
 namespace qtool::onnx_form {
 namespace {
@@ -16,6 +17,7 @@ constexpr std::int64_t level_float = 1, level_int8 = 4;  // MatMulNBits accuracy
 struct Columns {
   std::int64_t n = 0, k = 0, block = 0, blocks = 0;
   int bits = 0;
+  bool from_headers = false;              // planned from headers: shapes alone, and no codes below
   std::vector<std::uint8_t> codes;        // [n, k], unsigned
   std::vector<float> scales;              // [n, blocks]
   std::vector<std::uint8_t> zero_points;  // [n, blocks]; unsigned
@@ -36,10 +38,15 @@ Columns cut(const QuantSpec& spec, const Shape& shape, int k_axis) {
   const int shift = spec.format->lowest < 0 ? middle : 0;  // signed codes are stored shifted to unsigned
   const std::int64_t k_stride = k_axis == 0 ? c.n : 1, n_stride = k_axis == 0 ? 1 : c.k;
   const std::int64_t b_stride = k_axis == 0 ? c.n : 1, s_stride = k_axis == 0 ? 1 : c.blocks;
+  QTOOL_ENSURE(spec.codes.dtype() == code_type(*spec.format), "codes are held in the type of their format");
+  if (is_absent(spec.codes)) {
+    c.from_headers = true;
+    c.asymmetric = !spec.symmetric || spec.format->lowest == 0;
+    return c;
+  }
   c.codes.resize(static_cast<std::size_t>(c.n * c.k));
   c.scales.resize(static_cast<std::size_t>(c.n * c.blocks));
   c.zero_points.resize(c.scales.size());
-  QTOOL_ENSURE(spec.codes.dtype() == code_type(*spec.format), "codes are held in the type of their format");
   const auto bytes = spec.codes.bytes();
   const auto scale = spec.scale.read<float>();
   const auto zero = spec.zero_point.empty() ? std::span<const std::int32_t>{} : spec.zero_point.read<std::int32_t>();
@@ -73,6 +80,7 @@ void pack(const std::uint8_t* codes, std::int64_t count, int bits, std::byte* ou
 // [N, blocks, block * bits / 8]; the tail of the last block is zero bytes.
 Tensor pack_blocks(const Columns& c) {
   const std::int64_t blob = c.block * c.bits / 8;
+  if (c.from_headers) return absent(DType::u8, {c.n, c.blocks, blob});
   Tensor packed(DType::u8, {c.n, c.blocks, blob});
   std::byte* out = packed.write_bytes().data();
   for (std::int64_t n = 0; n < c.n; ++n) {
@@ -87,9 +95,20 @@ Tensor pack_blocks(const Columns& c) {
 // [N, ceil(blocks * bits / 8)]: each row starts on a byte, also where the number of blocks is odd.
 Tensor pack_zero_points(const Columns& c) {
   const std::int64_t row = (c.blocks * c.bits + 7) / 8;
+  if (c.from_headers) return absent(DType::u8, {c.n, row});
   Tensor packed(DType::u8, {c.n, row});
   std::byte* out = packed.write_bytes().data();
   for (std::int64_t n = 0; n < c.n; ++n) pack(c.zero_points.data() + n * c.blocks, c.blocks, c.bits, out + n * row);
+  return packed;
+}
+
+// [N, ceil(k * bits / 8)]: a table's rows.
+Tensor pack_rows(const Columns& c) {
+  const std::int64_t row = (c.k * c.bits + 7) / 8;
+  if (c.from_headers) return absent(DType::u8, {c.n, row});
+  Tensor packed(DType::u8, {c.n, row});
+  std::byte* out = packed.write_bytes().data();
+  for (std::int64_t r = 0; r < c.n; ++r) pack(c.codes.data() + r * c.k, c.k, c.bits, out + r * row);
   return packed;
 }
 
@@ -165,6 +184,7 @@ class WeightOnlyRule {
   }
 
   Tensor scales(const Columns& c, Shape shape, DType dtype) const {
+    if (c.from_headers) return absent(dtype, std::move(shape));
     return from_f32(Tensor::of<float>(std::move(shape), std::span<const float>(c.scales)), dtype);
   }
 
@@ -173,11 +193,7 @@ class WeightOnlyRule {
     const ValueId table = l_.input(n, 0);
     const Value& value = l_.decided[table];
     QTOOL_ENSURE(value.data.rank() == 2 && given.grain.axis == 1, "blocks of a table lie along its rows");
-    Columns c = cut(resolved(given, value.data), value.data.shape(), 1);
-    const std::int64_t row = (c.k * c.bits + 7) / 8;
-    Tensor packed(DType::u8, {c.n, row});
-    std::byte* out = packed.write_bytes().data();
-    for (std::int64_t r = 0; r < c.n; ++r) pack(c.codes.data() + r * c.k, c.k, c.bits, out + r * row);
+    const Columns c = cut(resolved(given, value.data), value.data.shape(), 1);
 
     Node& now = l_.out[n];
     now.op = "GatherBlockQuantized";
@@ -189,7 +205,7 @@ class WeightOnlyRule {
     now.attrs.set("bits", std::int64_t{c.bits});
     now.extras = nullptr;
     const ValueId indices = now.inputs[1].value;
-    now.inputs = {{l_.constant(value.name + "_packed", packed), nullptr},
+    now.inputs = {{l_.constant(value.name + "_packed", pack_rows(c)), nullptr},
                   {indices, nullptr},
                   {l_.constant(value.name + "_scales", scales(c, {c.n, c.blocks}, compute_type(table))), nullptr}};
     if (c.asymmetric) now.inputs.push_back({l_.constant(value.name + "_zero_points", pack_zero_points(c)), nullptr});

@@ -7,6 +7,7 @@
 
 #include "backends/onnx/rules.h"
 #include "formats/base/error.h"
+#include "formats/ir/absent.h"
 
 namespace qtool::onnx_form {
 namespace {
@@ -166,6 +167,7 @@ class StaticRule {
     const ValueId bias_value = l_.input(n, 2);
     if (!bias_spec || !bias_spec->is_bias || !is_static(x_spec) || !l_.decided.is_constant(bias_value)) return;
     const Tensor bias_data = to_f32(l_.decided[bias_value].data);
+    if (is_absent(bias_data) || is_absent(spec.codes)) return;  // planned: no scale is known, nor needed
     const auto b = bias_data.read<float>();
     const float x_scale = x_spec->scale.read<float>()[0];
     std::vector<float> scales(spec.scale.read<float>().begin(), spec.scale.read<float>().end());

@@ -6,6 +6,7 @@
 
 #include "backends/ort_cpu/ort_cpu.h"
 #include "formats/base/error.h"
+#include "formats/ir/absent.h"
 
 namespace qtool::ort_cpu {
 namespace {
@@ -13,6 +14,7 @@ namespace {
 // [K,N] to [N,K] or back, one byte per code.
 Tensor transposed(const Tensor& codes) {
   const std::int64_t rows = codes.shape()[0], columns = codes.shape()[1];
+  if (is_absent(codes)) return absent(codes.dtype(), {columns, rows});
   Tensor out(codes.dtype(), {columns, rows});
   const auto from = codes.bytes();
   const auto to = out.write_bytes();

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "formats/base/file.h"
+#include "formats/file/headers.h"
 #include "formats/file/reader.h"
 #include "formats/ir/graph.h"
 
@@ -110,6 +111,18 @@ using Kept = std::map<const onnx::TensorProto*, Tensor>;
 /// when they are more than a message may have.
 void write(onnx::ModelProto& model, const Kept& kept, OutputFile& file);
 std::string write(onnx::ModelProto& model, const Kept& kept);
+/// The bytes that write() would write; the elements beside the message may be absent.
+std::uint64_t message_size(onnx::ModelProto& model, const Kept& kept);
+
+// ---- onnx_headers.cpp
+
+/// Whether the elements of such a tensor are left out.
+bool leaves_out(const Headers&, DType, const Shape&);
+/// No smaller tensor is left out.
+std::size_t least_bytes_of(const Headers&);
+/// parse() without the elements of initializers that are left out: their messages have neither elements nor external
+/// data.
+void parse_headers(const MappedFile&, const Headers&, const std::string& source, onnx::ModelProto& model);
 
 // ---- onnx_types.cpp
 
@@ -128,14 +141,19 @@ void set_unknown_string(google::protobuf::UnknownFieldSet&, int field, const std
 /// Files that tensors refer to, each mapped once.
 class ExternalFiles {
  public:
-  ExternalFiles(std::string source, std::filesystem::path folder)
-      : source_(std::move(source)), folder_(std::move(folder)) {}
+  /// `headers`: what of the tensors that are taken is left out.
+  ExternalFiles(std::string source, std::filesystem::path folder, std::optional<Headers> headers = std::nullopt)
+      : source_(std::move(source)), folder_(std::move(folder)), headers_(headers) {}
+  bool leaves_out(DType dtype, const Shape& shape) const {
+    return headers_ && onnx_file::leaves_out(*headers_, dtype, shape);
+  }
   /// The bytes that `entries` of a TensorProto with external data name, which must be `size` long.
   std::shared_ptr<Buffer> find(const onnx::TensorProto&, std::size_t size, std::size_t align, const std::string& where);
 
  private:
   std::string source_;
   std::filesystem::path folder_;
+  std::optional<Headers> headers_;
   std::map<std::string, MappedFile> files_;
 };
 

@@ -46,8 +46,8 @@ struct Scope {
 
 class Reader {
  public:
-  Reader(std::string source, const std::filesystem::path& folder)
-      : source_(std::move(source)), files_(source_, folder) {}
+  Reader(std::string source, const std::filesystem::path& folder, std::optional<Headers> headers)
+      : source_(std::move(source)), files_(source_, folder, headers) {}
   Graph read(onnx::ModelProto& model);
 
  private:
@@ -531,9 +531,10 @@ std::string one_sentence(std::string message, const std::string& source) {
   return message;
 }
 
-Graph read_message(onnx::ModelProto& model, const std::string& source, const std::filesystem::path& folder) {
+Graph read_message(onnx::ModelProto& model, const std::string& source, const std::filesystem::path& folder,
+                   std::optional<Headers> headers = std::nullopt) {
   try {
-    Graph graph = Reader(source, folder).read(model);
+    Graph graph = Reader(source, folder, headers).read(model);
     verify(graph);
     return graph;
   } catch (const Error& e) {
@@ -555,6 +556,12 @@ Graph read_onnx(const std::filesystem::path& path) {
   onnx::ModelProto model;
   onnx_file::parse(MappedFile(path), path.string(), model);
   return onnx_file::read_message(model, path.string(), path.has_parent_path() ? path.parent_path() : ".");
+}
+
+Graph read_onnx_headers(const std::filesystem::path& path, const Headers& headers) {
+  onnx::ModelProto model;
+  onnx_file::parse_headers(MappedFile(path), headers, path.string(), model);
+  return onnx_file::read_message(model, path.string(), path.has_parent_path() ? path.parent_path() : ".", headers);
 }
 
 }  // namespace qtool

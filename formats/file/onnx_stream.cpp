@@ -140,11 +140,14 @@ class CutModel {
 
   std::uint64_t size() const { return model_.size() + field_size(graph_size_); }
 
+  void check_size() const {
+    if (size() <= max_message_bytes) return;
+    throw Error(Code::no_fit, "the model takes more than 2 GiB, the most that one ONNX message may have",
+                "write it to a file, with its weights in an external data file");
+  }
+
   void write(io::ZeroCopyOutputStream& stream) const {
-    if (size() > max_message_bytes) {
-      throw Error(Code::no_fit, "the model takes more than 2 GiB, the most that one ONNX message may have",
-                  "write it to a file, with its weights in an external data file");
-    }
+    check_size();
     io::CodedOutputStream out(&stream);
     out.SetSerializationDeterministic(true);
     model_.front->SerializeToCodedStream(&out);
@@ -197,6 +200,12 @@ void write(onnx::ModelProto& model, const Kept& kept, OutputFile& file) {
   }
   sink.check();
   QTOOL_ENSURE(file.size() == cut.size(), "the whole message was written");
+}
+
+std::uint64_t message_size(onnx::ModelProto& model, const Kept& kept) {
+  const CutModel cut(model, kept);
+  cut.check_size();
+  return cut.size();
 }
 
 std::string write(onnx::ModelProto& model, const Kept& kept) {

@@ -9,6 +9,7 @@
 
 #include "formats/base/error.h"
 #include "formats/file/onnx_internal.h"
+#include "formats/ir/absent.h"
 
 namespace qtool::onnx_file {
 namespace {
@@ -252,10 +253,15 @@ Tensor take_tensor(TensorProto& p, ExternalFiles& files, const std::string& wher
   Tensor tensor;
   if (external) {
     if (*dtype == DType::string) refuse(where, "has strings as external data");
-    tensor = Tensor(*dtype, std::move(shape), files.find(p, size, std::max(bit_width(*dtype) / 8, 1), where));
+    const bool left_out = files.leaves_out(*dtype, shape);
+    auto bytes = files.find(p, size, left_out ? 1 : std::max(bit_width(*dtype) / 8, 1), where);
+    tensor = left_out ? absent(*dtype, shape) : Tensor(*dtype, std::move(shape), std::move(bytes));
     form.storage = Storage::raw;
     p.clear_external_data();
     p.clear_data_location();
+  } else if (typed == 0 && !p.has_raw_data() && count > 0 && files.leaves_out(*dtype, shape)) {
+    tensor = absent(*dtype, shape);
+    form.storage = Storage::raw;
   } else if (p.has_raw_data() && typed == 0) {
     if (*dtype == DType::string) refuse(where, "has strings as raw bytes");
     if (p.raw_data().size() != size) {
@@ -280,7 +286,7 @@ Tensor take_tensor(TensorProto& p, ExternalFiles& files, const std::string& wher
     // A length prefix without elements beside an empty raw_data is written as the latter.
     if (p.has_raw_data()) form.storage = Storage::raw;
   }
-  if (*dtype == DType::boolean) check_bools(tensor.bytes(), where);
+  if (*dtype == DType::boolean && !is_absent(tensor)) check_bools(tensor.bytes(), where);
   clear_elements(p);
   p.clear_dims();
   p.clear_data_type();

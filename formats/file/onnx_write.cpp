@@ -4,6 +4,7 @@
 #include <onnx/onnx_pb.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <set>
 #include <string>
@@ -14,6 +15,7 @@
 #include "formats/base/hash.h"
 #include "formats/file/onnx_internal.h"
 #include "formats/file/reader.h"
+#include "formats/ir/absent.h"
 
 namespace qtool {
 namespace onnx_file {
@@ -344,7 +346,8 @@ std::uint64_t weight_bytes(const Graph& graph) {
 Elsewhere beside(Kept& kept) {
   constexpr std::size_t large = std::size_t{64} << 10;
   return [&kept](const Tensor& tensor, Storage storage, onnx::TensorProto& proto) {
-    if (tensor.size_bytes() < large || storage == Storage::typed) return false;
+    // Absent elements take the room of raw ones, which for floats is that of typed ones too.
+    if (!is_absent(tensor) && (tensor.size_bytes() < large || storage == Storage::typed)) return false;
     kept.emplace(&proto, tensor);
     return true;
   };
@@ -367,12 +370,70 @@ std::string write_onnx_bytes(const Graph& graph) {
   return onnx_file::write(model, kept);
 }
 
-void write_onnx(const Graph& graph, const std::filesystem::path& path, const OnnxWriteOptions& options) {
-  // What else a model holds (names, attributes) is small beside its weights, and bounded anew when serialized.
+namespace onnx_file {
+namespace {
+
+/// Where the weights of a model lie in its data file: each one on a page of its own.
+class DataLayout {
+ public:
+  /// Writes nothing where `file` is null.
+  explicit DataLayout(OutputFile* file) : file_(file) {}
+
+  bool put(const Tensor& tensor, onnx::TensorProto& proto) {
+    constexpr std::size_t page = 4096;
+    static constexpr std::array<std::byte, page> zeros{};
+    if (tensor.size_bytes() < min_external_bytes) return false;
+    if (size_ % page != 0) append(page - size_ % page, [] { return std::span(zeros); });
+    const auto entry = [&](const char* key, const std::string& value) {
+      auto* e = proto.add_external_data();
+      e->set_key(key);
+      e->set_value(value);
+      return e->mutable_value();
+    };
+    locations_.push_back(entry("location", ""));  // known when all is written
+    entry("offset", std::to_string(size_));
+    entry("length", std::to_string(tensor.size_bytes()));
+    proto.set_data_location(onnx::TensorProto::EXTERNAL);
+    append(tensor.size_bytes(), [&] { return tensor.bytes(); });
+    return true;
+  }
+  /// The name of the file follows from its contents; every location gets it.
+  std::string name_for(const std::filesystem::path& model) {
+    const std::string name =
+        model.filename().string() + "." + hex(hasher_.finish()).substr(0, data_digits) + std::string(data_suffix);
+    for (std::string* location : locations_) *location = name;
+    return name;
+  }
+  std::uint64_t size() const { return size_; }
+
+ private:
+  template <class Bytes>
+  void append(std::size_t n, const Bytes& bytes) {
+    size_ += n;
+    if (file_ == nullptr) return;
+    file_->write(bytes().first(n));
+    hasher_.bytes(bytes().first(n));
+  }
+
+  OutputFile* file_;
+  std::uint64_t size_ = 0;
+  Hasher hasher_;
+  std::vector<std::string*> locations_;
+};
+
+/// Whether the weights fit into the message. What else a model holds (names, attributes) is small beside its weights,
+/// and bounded anew when serialized.
+bool fits_message(const Graph& graph, const OnnxWriteOptions& options) {
   constexpr std::uint64_t room = std::uint64_t{64} << 20;
-  const std::uint64_t limit = std::min(options.external_above, onnx_file::max_message_bytes - room);
-  if (onnx_file::weight_bytes(graph) <= limit) {
-    onnx::ModelProto model;
+  return weight_bytes(graph) <= std::min(options.external_above, max_message_bytes - room);
+}
+
+}  // namespace
+}  // namespace onnx_file
+
+void write_onnx(const Graph& graph, const std::filesystem::path& path, const OnnxWriteOptions& options) {
+  onnx::ModelProto model;
+  if (onnx_file::fits_message(graph, options)) {
     onnx_file::Kept kept;
     onnx_file::Writer(onnx_file::beside(kept)).put_model(graph, model);
     OutputFile file(path);
@@ -380,43 +441,33 @@ void write_onnx(const Graph& graph, const std::filesystem::path& path, const Onn
     file.publish(options.sync);
     return;
   }
-  constexpr std::size_t page = 4096;
   std::filesystem::path data_path = path;
   data_path += onnx_file::data_suffix;
   OutputFile data(data_path);
-  Hasher hasher;
-  std::vector<std::string*> locations;
-  const auto append = [&](std::span<const std::byte> bytes) {
-    data.write(bytes);
-    hasher.bytes(bytes);
-  };
-  const std::vector<std::byte> zeros(page);
-  const auto elsewhere = [&](const Tensor& tensor, onnx_file::Storage, onnx::TensorProto& proto) {
-    if (tensor.size_bytes() < onnx_file::min_external_bytes) return false;
-    if (data.size() % page != 0) append(std::span(zeros).first(page - data.size() % page));
-    const auto entry = [&](const char* key, const std::string& value) {
-      auto* e = proto.add_external_data();
-      e->set_key(key);
-      e->set_value(value);
-      return e->mutable_value();
-    };
-    locations.push_back(entry("location", ""));  // known when all is written
-    entry("offset", std::to_string(data.size()));
-    entry("length", std::to_string(tensor.size_bytes()));
-    proto.set_data_location(onnx::TensorProto::EXTERNAL);
-    append(tensor.bytes());
-    return true;
-  };
-  onnx::ModelProto model;
-  onnx_file::Writer(elsewhere).put_model(graph, model);
-  const std::string name = path.filename().string() + "." + hex(hasher.finish()).substr(0, onnx_file::data_digits) +
-                           std::string(onnx_file::data_suffix);
-  for (std::string* location : locations) *location = name;
-  data.rename_target(name);
+  onnx_file::DataLayout layout(&data);
+  onnx_file::Writer([&](const Tensor& tensor, onnx_file::Storage, onnx::TensorProto& proto) {
+    return layout.put(tensor, proto);
+  }).put_model(graph, model);
+  data.rename_target(layout.name_for(path));
   OutputFile file(path);
   onnx_file::write(model, {}, file);
   data.publish(options.sync);
   file.publish(options.sync);
+}
+
+std::uint64_t written_bytes(const Graph& graph, const std::filesystem::path& path, const OnnxWriteOptions& options) {
+  onnx::ModelProto model;
+  if (onnx_file::fits_message(graph, options)) {
+    onnx_file::Kept kept;
+    onnx_file::Writer(onnx_file::beside(kept)).put_model(graph, model);
+    return onnx_file::message_size(model, kept);
+  }
+  onnx_file::DataLayout layout(nullptr);
+  onnx_file::Writer([&](const Tensor& tensor, onnx_file::Storage, onnx::TensorProto& proto) {
+    return layout.put(tensor, proto);
+  }).put_model(graph, model);
+  layout.name_for(path);
+  return layout.size() + onnx_file::message_size(model, {});
 }
 
 bool is_data_file_of(const std::filesystem::path& model, const std::filesystem::path& file) {

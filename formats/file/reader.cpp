@@ -8,6 +8,7 @@
 
 #include "formats/base/error.h"
 #include "formats/base/file.h"
+#include "formats/file/headers.h"
 #include "formats/ir/text.h"
 
 namespace qtool {
@@ -31,7 +32,11 @@ constexpr Foreign foreign[] = {
 
 }  // namespace
 
-Graph read_model(const std::filesystem::path& path) {
+namespace {
+
+/// Refuses what is no ONNX message by name; text syntax is read here.
+template <class Read>
+Graph read_any(const std::filesystem::path& path, const Read& read) {
   const std::string name = path.string();
   if (std::filesystem::is_directory(path)) {
     throw Error(Code::input, name + " is a folder, and a model file is wanted", "give the path of an .onnx file");
@@ -45,7 +50,15 @@ Graph read_model(const std::filesystem::path& path) {
       throw Error(Code::input, name + " is " + f.what + ", which is not read as a model", "export the model to ONNX");
     }
   }
-  return read_onnx(path);
+  return read(path);
+}
+
+}  // namespace
+
+Graph read_model(const std::filesystem::path& path) { return read_any(path, read_onnx); }
+
+Graph read_headers(const std::filesystem::path& path, const Headers& headers) {
+  return read_any(path, [&](const auto& file) { return read_onnx_headers(file, headers); });
 }
 
 }  // namespace qtool

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "formats/base/error.h"
+#include "formats/ir/absent.h"
 #include "formats/ir/tensor.h"
 #include "formats/number/e8m0.h"
 #include "formats/number/half.h"
@@ -98,6 +99,7 @@ std::int32_t small_integer(float x) {
 Tensor to_f32(const Tensor& t) {
   if (t.empty()) return t;
   if (t.dtype() == DType::f32) return t;
+  if (is_absent(t)) return absent(DType::f32, t.shape());
   Tensor result = Tensor::unset(DType::f32, t.shape());
   const auto out = result.write<float>();
   switch (t.dtype()) {
@@ -139,6 +141,7 @@ Tensor from_f32(const Tensor& t, DType dtype) {
   if (t.empty() || dtype == DType::f32) return t;
   QTOOL_ENSURE(t.dtype() == DType::f32, "from_f32 is given float32");
   if (dtype == DType::string || dtype == DType::c64 || dtype == DType::c128) refuse(dtype, "real");
+  if (is_absent(t)) return absent(dtype, t.shape());
   Tensor result(dtype, t.shape());
   const auto in = t.read<float>();
   switch (dtype) {

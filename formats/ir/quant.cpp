@@ -9,6 +9,7 @@
 
 #include "formats/base/error.h"
 #include "formats/base/widest.h"
+#include "formats/ir/absent.h"
 #include "formats/number/e8m0.h"
 
 namespace qtool {
@@ -465,6 +466,10 @@ QuantSpec with_scales(const QuantSpec& spec, const Tensor& x) {
   QuantSpec now = spec;
   now.dynamic = false;
   if (!spec.dynamic && !spec.scale.empty()) return now;
+  if (is_absent(x)) {
+    set_some_scales(now, x.shape());
+    return now;
+  }
   std::vector<float> low, high;
   ranges_of(x, spec.grain, low, high);
   set_scales(now, low, high, x.shape());
@@ -472,6 +477,9 @@ QuantSpec with_scales(const QuantSpec& spec, const Tensor& x) {
 }
 
 Tensor quantize(const Tensor& x, const QuantSpec& spec) {
+  if (is_absent(x) && spec.codes.empty()) {
+    return absent(spec.is_bias ? DType::i32 : code_type(*spec.format), x.shape());
+  }
   if (spec.is_bias) return quantize_bias(x, spec);
   if (!spec.codes.empty()) {
     QTOOL_ENSURE(spec.codes.shape() == x.shape(), "chosen codes have the shape of their value");
@@ -488,6 +496,7 @@ Tensor quantize(const Tensor& x, const QuantSpec& spec) {
 }
 
 Tensor dequantize(const Tensor& codes, const QuantSpec& spec) {
+  if (is_absent(codes)) return absent(DType::f32, codes.shape());
   const Steps steps = steps_of(spec, scales_for(spec, codes.shape()));
   Tensor x(DType::f32, codes.shape());
   const auto out = x.write<float>();
@@ -505,6 +514,7 @@ Tensor dequantize(const Tensor& codes, const QuantSpec& spec) {
 }
 
 Tensor fake_quantize(const Tensor& x, const QuantSpec& spec) {
+  if (is_absent(x)) return x;
   if (x.dtype() == DType::f16 || x.dtype() == DType::bf16) {
     return from_f32(fake_quantize(to_f32(x), spec), x.dtype());
   }
@@ -538,6 +548,7 @@ Tensor pack_codes(const Tensor& codes, const QuantSpec& spec) {
   if (codes.dtype() == DType::i32) return codes;  // a bias
   const auto bits = static_cast<unsigned>(bit_width(dtype));
   if (bits == static_cast<unsigned>(bit_width(codes.dtype()))) return codes.viewed_as(dtype);
+  if (is_absent(codes)) return absent(dtype, codes.shape());
   Tensor packed(dtype, codes.shape());
   const auto in = codes.bytes();
   const auto out = packed.write_bytes();

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/price.h"
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "calib/op.h"
+#include "cli/run_price.h"
+#include "formats/ir/quant.h"
+
+namespace qtool {
+namespace {
+
+constexpr double ns_per_second = 1e9;
+constexpr double program_bytes = 18.5 * (1 << 20);  // code, tables, the allocator's own
+constexpr double file_pages = 1 << 21;              // of a file while it is read and written piece by piece
+
+/// Extents of one batch, where data tell them; else of one made-up run.
+class Batches {
+ public:
+  explicit Batches(const Dataset* data) : data_(data) {
+    if (data && data->batches() > 0) feeds_ = data->feeds(0);
+  }
+  Graph bound(const Graph& graph) const {
+    constexpr std::int64_t made_up = 32;  // as the probe makes it up
+    Graph typed = graph;
+    for (const ValueId v : typed.inputs) {
+      Shape& shape = typed[v].type.shape;
+      const auto fed = feeds_.find(v);
+      if (fed != feeds_.end()) {
+        shape = fed->second.shape();
+        continue;
+      }
+      for (std::size_t axis = 0; axis < shape.size(); ++axis) {
+        if (shape[axis] < 0) shape[axis] = axis == 0 ? 1 : made_up;
+      }
+    }
+    infer_types(typed);
+    return typed;
+  }
+  /// Batches that hold about so many samples; 0: all.
+  double count(std::int64_t samples) const {
+    if (!data_) return 1;
+    const auto all = static_cast<double>(data_->batches());
+    if (samples == 0 || samples >= data_->samples()) return all;
+    return std::clamp(static_cast<double>(samples) * all / static_cast<double>(data_->samples()), 1.0, all);
+  }
+  double bytes() const {
+    double sum = 0;
+    for (const auto& [v, t] : feeds_) sum += static_cast<double>(t.size_bytes());
+    return sum * count(0);
+  }
+
+ private:
+  const Dataset* data_;
+  Feeds feeds_;
+};
+
+/// Bytes of the constants of a graph, each buffer once; those that `known` has are left out.
+double constant_bytes(const Graph& graph, std::set<const std::byte*> known = {}) {
+  double sum = 0;
+  for (const ValueId v : graph.values()) {
+    if (!graph.is_constant(v) || graph[v].data.dtype() == DType::string) continue;
+    if (known.insert(graph[v].data.bytes().data()).second) sum += static_cast<double>(graph[v].data.size_bytes());
+  }
+  return sum;
+}
+
+std::set<const std::byte*> constants_of(const Graph& graph) {
+  std::set<const std::byte*> known;
+  for (const ValueId v : graph.values()) {
+    if (graph.is_constant(v) && graph[v].data.dtype() != DType::string) known.insert(graph[v].data.bytes().data());
+  }
+  return known;
+}
+
+class Pricer {
+ public:
+  explicit Pricer(const PriceInput& in)
+      : in_(in),
+        calib_(in.calib),
+        judged_(in.eval ? in.eval : in.calib),
+        nodes_(static_cast<double>(in.original.nodes().size())),
+        weights_(constant_bytes(in.original)) {}
+
+  Price run() {
+    held_ = program_bytes + weights_ + calib_.bytes() + (in_.eval ? judged_.bytes() : 0);
+    read();
+    steps();
+    write();
+    compare();
+    for (const PhasePrice& phase : price_.phases) {
+      price_.seconds += phase.seconds;
+      price_.peak_bytes = std::max(price_.peak_bytes, phase.bytes);
+    }
+    return price_;
+  }
+
+ private:
+  const Rates& rates() const { return in_.rates; }
+
+  void phase(std::string what, double ns, double bytes) {
+    price_.phases.push_back({std::move(what), ns / ns_per_second, static_cast<std::uint64_t>(held_ + bytes)});
+  }
+
+  /// Work that is cut over threads.
+  double shared(double ns) const { return ns / (1 + 0.85 * (in_.threads - 1)); }
+
+  void read() {
+    const double data = calib_.bytes() + (in_.eval ? judged_.bytes() : 0);
+    const double ns = rates().start + (rates().read + rates().hash) * weights_ + rates().scan * weights_ / 4 +
+                      rates().node_look * nodes_ + (rates().hash + rates().read) * data;
+    phase("read", ns, file_pages);
+  }
+
+  void steps() {
+    for (const ForecastSweep& sweep : in_.forecast.sweeps) price(sweep);
+    // What every step looks at: links, shapes, what changed.
+    phase("look", rates().node_look * nodes_ * static_cast<double>(in_.steps), 0);
+    const double rewritten = constant_bytes(in_.decided, constants_of(in_.original));
+    held_ += rewritten;
+    phase("rewrite weights", rates().rewrite * rewritten / 4, weights_ == 0 ? 0 : rewritten);
+    double ns = 0, largest = 0;
+    for (const ForecastWeights& w : in_.forecast.weights) {
+      const auto n = static_cast<double>(w.elements);
+      ns += n * (w.kind == "search" ? rates().search : rates().round);
+      largest = std::max(largest, n * (w.kind == "search" ? 13.0 : 4.0));
+    }
+    held_ += codes_bytes();
+    if (ns > 0) phase("round weights", shared(ns), largest * in_.threads);
+  }
+
+  /// Codes and scales that decisions hold.
+  double codes_bytes() const {
+    std::set<const QuantSpec*> seen;
+    double sum = 0;
+    for (const NodeId n : in_.decided.nodes()) {
+      for (const Use& use : in_.decided[n].inputs) {
+        if (!use.quant || !seen.insert(use.quant.get()).second) continue;
+        sum += static_cast<double>(use.quant->codes.size_bytes() + use.quant->scale.size_bytes() +
+                                   use.quant->zero_point.size_bytes());
+      }
+    }
+    return sum;
+  }
+
+  void price(const ForecastSweep& sweep) {
+    const Graph bound = calib_.bound(sweep.graph);
+    const RunPrice one = price_run(bound, sweep.reading, rates());
+    double seen = 0;
+    for (const ValueId v : sweep.observed) seen += elements_of(bound, v);
+    const bool histogram = sweep.method != "minmax" && sweep.method != "moving_average" && sweep.method != "sum";
+    const double each = histogram ? rates().histogram : sweep.method == "sum" ? rates().element : rates().range;
+    const double runs = calib_.count(sweep.samples) * static_cast<double>(sweep.times);
+    const double rewritten = constant_bytes(sweep.graph, constants_of(in_.original));
+    phase(std::string(sweep.pass), shared(runs * (one.ns + seen * each)) + rates().node_look * nodes_,
+          static_cast<double>(one.kept) + static_cast<double>(one.alive) * side_by_side(one, runs) + rewritten);
+  }
+
+  double side_by_side(const RunPrice& one, double runs) const {
+    constexpr double most = 1 << 30;  // calib/side_by_side.h
+    const double fits = most / std::max(1.0, static_cast<double>(one.alive));
+    return std::max(1.0, std::min({static_cast<double>(in_.threads), runs, fits}));
+  }
+
+  void write() {
+    const double made = constant_bytes(in_.lowered, constants_of(in_.decided));
+    const auto bytes = static_cast<double>(in_.output_bytes);
+    const double ns = made * rates().pack + bytes * (rates().write + rates().read + 2 * rates().hash) +
+                      3 * rates().node_look * nodes_;
+    phase("write", ns, made + largest_of(in_.lowered) + file_pages);
+    phase("verify", rates().read * bytes, made + bytes);
+    written_ = bytes;
+  }
+
+  static double largest_of(const Graph& graph) {
+    std::size_t most = 0;
+    for (const ValueId v : graph.values()) most = std::max(most, graph[v].data.size_bytes());
+    return static_cast<double>(most);
+  }
+
+  void compare() {
+    if (!in_.calib && !in_.eval) return;
+    constexpr std::int64_t sanity_samples = 4, ranked_samples = 2;
+    const RunPrice before = price_run(judged_.bound(in_.original), Reading::reference, rates());
+    const RunPrice after = price_run(judged_.bound(in_.decided), Reading::quantized, rates());
+    const RunPrice floats = price_run(judged_.bound(in_.decided), Reading::reference, rates());
+    const double runs = judged_.count(in_.eval ? 0 : sanity_samples), ranked = judged_.count(ranked_samples);
+    const auto alive = [](const RunPrice& r) { return static_cast<double>(r.alive + r.kept); };
+    phase("compare", shared(runs * (before.ns + after.ns)) + rates().node_look * nodes_,
+          written_ + (alive(before) + alive(after)) * side_by_side(before, runs));
+    phase("rank layers",
+          ranked * (floats.ns + after.ns + after.elements * rates().compare) + rates().node_look * nodes_,
+          alive(floats) + alive(after));
+  }
+
+  const PriceInput& in_;
+  const Batches calib_, judged_;
+  const double nodes_, weights_;
+  double held_ = 0, written_ = 0;
+  Price price_;
+};
+
+}  // namespace
+
+Price price_job(const PriceInput& input) { return Pricer(input).run(); }
+
+}  // namespace qtool

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+// Forecast: the work that the steps of a recipe would do, as Pass::plan tells it. Prices are not its business.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "calib/executor.h"
+#include "formats/ir/graph.h"
+
+namespace qtool {
+
+/// Runs of a model over the calibration data.
+struct ForecastSweep {
+  std::string_view pass;
+  Graph graph;
+  Reading reading = Reading::reference;
+  std::int64_t samples = 0;  // 0: all that there are
+  std::int64_t times = 1;    // sweeps of this kind
+  /// Values whose elements are all looked at, and by which method of ObserverOptions ("sum": a sum per channel).
+  std::vector<ValueId> observed;
+  std::string method;
+};
+
+/// Elements of weights that a pass computes on. `kind`: "round", "search" (25 ranges are tried).
+struct ForecastWeights {
+  std::string_view kind;
+  std::int64_t elements = 0;
+};
+
+/// What only a run can tell, and by how many bytes the file may differ from the planned one for it.
+struct ForecastDoubt {
+  std::string_view pass;
+  std::string why;
+  std::int64_t fewer = 0, more = 0;
+};
+
+/// A rule of the recipe that says what becomes of a node.
+struct ForecastRule {
+  NodeId node = NodeId::none;
+  std::string place;
+};
+
+struct Forecast {
+  std::vector<ForecastRule> rules;
+  std::vector<ForecastSweep> sweeps;
+  std::vector<ForecastWeights> weights;
+  std::vector<ForecastDoubt> doubts;
+};
+
+}  // namespace qtool
