@@ -35,7 +35,8 @@ void lay(const ExtrasPtr& extras, Message& out) {
 
 class Writer {
  public:
-  explicit Writer(Elsewhere elsewhere) : elsewhere_(std::move(elsewhere)) {}
+  /// `bodies`: for the initializers of bodies, which lie deeper in the message than what is put beside it.
+  Writer(Elsewhere elsewhere, Elsewhere bodies) : elsewhere_(std::move(elsewhere)), bodies_(std::move(bodies)) {}
   void put_model(const Graph& graph, onnx::ModelProto& out) const;
 
  private:
@@ -50,7 +51,7 @@ class Writer {
   void put_attr(const Attr& attr, const Node* node, const Names& names, AttributeProto& out) const;
   void put_body(const Graph& body, const Node* owner, const Names& names, onnx::GraphProto& out) const;
 
-  Elsewhere elsewhere_;
+  Elsewhere elsewhere_, bodies_;
 };
 
 void Writer::put_opsets(const std::map<std::string, std::int64_t>& opsets,
@@ -152,7 +153,7 @@ void Writer::put_body(const Graph& body, const Node* owner, const Names& names, 
   if (owner != nullptr) {
     for (const Use& use : owner->captured) captured.push_back(names[index(use.value)]);
   }
-  put_graph(body, captured, out);
+  Writer(bodies_, bodies_).put_graph(body, captured, out);
 }
 
 void Writer::put_info(const Value& value, const std::string& name, const std::string& kept,
@@ -366,7 +367,7 @@ std::string write_onnx_bytes(const Graph& graph) {
   }
   onnx::ModelProto model;
   onnx_file::Kept kept;
-  onnx_file::Writer(onnx_file::beside(kept)).put_model(graph, model);
+  onnx_file::Writer(onnx_file::beside(kept), {}).put_model(graph, model);
   return onnx_file::write(model, kept);
 }
 
@@ -379,6 +380,19 @@ class DataLayout {
   /// Writes nothing where `file` is null.
   explicit DataLayout(OutputFile* file) : file_(file) {}
 
+  Elsewhere put() {
+    return [this](const Tensor& tensor, Storage, onnx::TensorProto& proto) { return put(tensor, proto); };
+  }
+  /// The name of the file follows from its contents; every location gets it.
+  std::string name_for(const std::filesystem::path& model) {
+    const std::string name =
+        model.filename().string() + "." + hex(hasher_.finish()).substr(0, data_digits) + std::string(data_suffix);
+    for (std::string* location : locations_) *location = name;
+    return name;
+  }
+  std::uint64_t size() const { return size_; }
+
+ private:
   bool put(const Tensor& tensor, onnx::TensorProto& proto) {
     constexpr std::size_t page = 4096;
     static constexpr std::array<std::byte, page> zeros{};
@@ -397,16 +411,7 @@ class DataLayout {
     append(tensor.size_bytes(), [&] { return tensor.bytes(); });
     return true;
   }
-  /// The name of the file follows from its contents; every location gets it.
-  std::string name_for(const std::filesystem::path& model) {
-    const std::string name =
-        model.filename().string() + "." + hex(hasher_.finish()).substr(0, data_digits) + std::string(data_suffix);
-    for (std::string* location : locations_) *location = name;
-    return name;
-  }
-  std::uint64_t size() const { return size_; }
 
- private:
   template <class Bytes>
   void append(std::size_t n, const Bytes& bytes) {
     size_ += n;
@@ -435,7 +440,7 @@ void write_onnx(const Graph& graph, const std::filesystem::path& path, const Onn
   onnx::ModelProto model;
   if (onnx_file::fits_message(graph, options)) {
     onnx_file::Kept kept;
-    onnx_file::Writer(onnx_file::beside(kept)).put_model(graph, model);
+    onnx_file::Writer(onnx_file::beside(kept), {}).put_model(graph, model);
     OutputFile file(path);
     onnx_file::write(model, kept, file);
     file.publish(options.sync);
@@ -445,9 +450,7 @@ void write_onnx(const Graph& graph, const std::filesystem::path& path, const Onn
   data_path += onnx_file::data_suffix;
   OutputFile data(data_path);
   onnx_file::DataLayout layout(&data);
-  onnx_file::Writer([&](const Tensor& tensor, onnx_file::Storage, onnx::TensorProto& proto) {
-    return layout.put(tensor, proto);
-  }).put_model(graph, model);
+  onnx_file::Writer(layout.put(), layout.put()).put_model(graph, model);
   data.rename_target(layout.name_for(path));
   OutputFile file(path);
   onnx_file::write(model, {}, file);
@@ -459,13 +462,11 @@ std::uint64_t written_bytes(const Graph& graph, const std::filesystem::path& pat
   onnx::ModelProto model;
   if (onnx_file::fits_message(graph, options)) {
     onnx_file::Kept kept;
-    onnx_file::Writer(onnx_file::beside(kept)).put_model(graph, model);
+    onnx_file::Writer(onnx_file::beside(kept), {}).put_model(graph, model);
     return onnx_file::message_size(model, kept);
   }
   onnx_file::DataLayout layout(nullptr);
-  onnx_file::Writer([&](const Tensor& tensor, onnx_file::Storage, onnx::TensorProto& proto) {
-    return layout.put(tensor, proto);
-  }).put_model(graph, model);
+  onnx_file::Writer(layout.put(), layout.put()).put_model(graph, model);
   layout.name_for(path);
   return layout.size() + onnx_file::message_size(model, {});
 }

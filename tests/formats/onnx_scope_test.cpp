@@ -2,6 +2,7 @@
 // Bodies of control flow, what they capture, and local functions.
 #include <doctest/doctest.h>
 
+#include "formats/file/headers.h"
 #include "formats/ir/text.h"
 #include "formats/ir/verify.h"
 #include "tests/formats/onnx_build.h"
@@ -175,4 +176,28 @@ TEST_CASE("onnx: functions that call themselves are refused") {
   CHECK(refusal(model).empty());
   add("C", "A");
   CHECK(refusal(model).find("calls itself") != std::string::npos);
+}
+
+TEST_CASE("onnx: large weights of bodies are written") {
+  Graph graph = parse_graph(R"(<ir_version: 8, opset_import: ["" : 17]>
+g (bool b) => (float[n] y)
+{
+  y = If (b) <
+    then_branch = one () => (float[n] p) <float[1] w = {1.0}> { p = Abs (w) },
+    else_branch = other () => (float[n] q) <float[1] v = {2.0}> { q = Neg (v) }
+  >
+}
+)");
+  constexpr std::int64_t many = 100000;  // more than what lies beside a message from which elements are kept apart
+  Node& node = graph[graph.nodes()[0]];
+  Graph body = body_of(node, "then_branch");
+  Tensor weight(DType::f32, {many});
+  for (std::size_t i = 0; i < many; ++i) weight.write<float>()[i] = static_cast<float>(i);
+  body[*body.find_value("w")].data = weight;
+  node.attrs.set("then_branch", std::make_shared<const Graph>(body));
+  const std::string bytes = write_onnx_bytes(graph);
+  const Graph back = read_onnx_bytes(std::as_bytes(std::span(bytes)), "back");
+  const Graph& read = body_of(back[back.nodes()[0]], "then_branch");
+  CHECK(read[*read.find_value("w")].data.same_bytes(weight));
+  CHECK(written_bytes(graph, "model.onnx") == bytes.size());
 }
