@@ -2,6 +2,7 @@
 #include "cli/command.h"
 #include "cli/job.h"
 #include "cli/job_arguments.h"
+#include "cli/rehearse.h"
 #include "cli/report.h"
 
 namespace qtool {
@@ -10,13 +11,14 @@ namespace {
 class Quantize final : public Command {
   JobArguments job_;
   std::string ratchet_, locked_;
-  bool no_clobber_ = false;
+  bool no_clobber_ = false, rehearse_ = false;
 
  public:
   void arguments(Arguments& a) override {
     job_.declare(a);
     a.option("--ratchet", "REPORT", ratchet_, "--json report of the last model: nothing worse is published");
     a.option("--locked", "LOCK", locked_, "lock of an earlier run: other decisions than its are refused");
+    a.flag("--rehearse", rehearse_, "only try the job on the first blocks of the model; nothing is published");
     a.flag("--no-clobber", no_clobber_, "refuse to replace an existing file");
   }
 
@@ -25,6 +27,11 @@ class Quantize final : public Command {
     request.ratchet = ratchet_;
     request.locked = locked_;
     request.no_clobber = no_clobber_;
+    if (rehearse_) {
+      const Rehearsal done = rehearse_job(request, console.journal());
+      console.summary(rehearsal_text(request, done));
+      return console.result(done.report);
+    }
     try {
       tell(console, request, run_job(request, console.journal()));
     } catch (const GateMissed& missed) {

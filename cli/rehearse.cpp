@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/rehearse.h"
+
+#include <chrono>
+#include <cstdlib>
+
+#include "cli/job_parts.h"
+#include "cli/text.h"
+#include "formats/base/error.h"
+#include "formats/file/reader.h"
+#include "passes/first_blocks.h"
+
+namespace qtool {
+namespace fs = std::filesystem;
+namespace {
+
+/// A folder for the rehearsal alone.
+class Scratch {
+ public:
+  Scratch() {
+    std::string name = (fs::temp_directory_path() / "qtool-rehearsal-XXXXXX").string();
+    if (::mkdtemp(name.data()) == nullptr) {
+      throw Error(Code::no_fit, "no folder can be made in " + fs::temp_directory_path().string(), "set TMPDIR");
+    }
+    path_ = name;
+  }
+  ~Scratch() {
+    std::error_code ignored;
+    fs::remove_all(path_, ignored);
+  }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  const fs::path& path() const { return path_; }
+
+ private:
+  fs::path path_;
+};
+
+}  // namespace
+
+Rehearsal rehearse_job(const JobRequest& request, Journal& journal) {
+  const auto start = std::chrono::steady_clock::now();
+  Rehearsal done;
+  Journal quiet;
+  done.bill = plan_job(request, quiet);
+  {
+    JobSetup setup = set_up_job(request);
+    require_data(request, setup);
+  }
+  const Scratch scratch;
+  JobRequest part = request;
+  part.model = scratch.path() / request.model.filename();
+  part.output = scratch.path() / ("rehearsed." + request.model.stem().string() + ".onnx");
+  part.ratchet.clear();
+  part.locked.clear();
+  {
+    const Graph graph = read_model(request.model);
+    const std::optional<Graph> cut = first_blocks(graph);
+    done.whole = !cut;
+    done.all_layers = weighted_nodes(graph);
+    done.layers = cut ? weighted_nodes(*cut) : done.all_layers;
+    write_onnx(cut ? *cut : graph, part.model, {.sync = Sync::later});
+  }
+  try {
+    done.output_bytes = run_job(part, journal).output_bytes;
+  } catch (const GateMissed& missed) {
+    done.output_bytes = missed.result.output_bytes;
+  }
+  done.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  Json report = Json::object();
+  report.set("schema", "qtool.rehearsal/1").set("qtool", QTOOL_VERSION).set("command", "quantize");
+  report.set("model", request.model.string()).set("layers", done.layers).set("all_layers", done.all_layers);
+  report.set("seconds", done.seconds).set("plan", done.bill.report);
+  done.report = std::move(report);
+  return done;
+}
+
+std::string rehearsal_text(const JobRequest& request, const Rehearsal& done) {
+  std::string text = request.model.string() + ": rehearsed on ";
+  text += done.whole ? "the whole model, which has no waist to be cut at"
+                     : "its first " + std::to_string(done.layers) + " of " + std::to_string(done.all_layers) +
+                           " layers with weights";
+  text += "\nread, all steps, emitter, independent check and comparison worked, in " + significant(done.seconds, 2) +
+          " s; nothing was published\n";
+  const Bill& bill = done.bill;
+  return text + "the whole job: about " + significant(bill.price.seconds, 2) + " s, " +
+         bytes_text(bill.price.peak_bytes) + " of memory, " + bytes_text(bill.bytes.planned) + " on disk\n";
+}
+
+}  // namespace qtool
