@@ -14,6 +14,8 @@
 
 #include "backends/cpu/cpu.h"
 #include "cli/command.h"
+#include "cli/measure_rates.h"
+#include "cli/rates.h"
 #include "cli/text.h"
 #include "formats/base/error.h"
 
@@ -73,14 +75,16 @@ double number_of(const Json& object, std::string_view name) {
 }
 
 class Doctor final : public Command {
-  bool only_this_ = false;
+  bool only_this_ = false, calibrate_ = false;
 
  public:
   void arguments(Arguments& a) override {
+    a.flag("--calibrate", calibrate_, "measure the rates that plans rest on, and keep them in the cache folder");
     a.flag("--only-this", only_this_, "measure the kernels in use, not the alternatives").hidden = true;
   }
 
   void run(Console& console) override {
+    if (calibrate_) return calibrate(console);
     Threads threads(console.threads(), &best_integer_kernels());
     const MachineFacts facts = examine_machine(threads, true);
     Json report = facts.json();
@@ -118,6 +122,23 @@ class Doctor final : public Command {
     console.print(text);
     console.result(report.set("others", std::move(others)).set("fastest", best));
   }
+
+ private:
+  static void calibrate(Console& console) {
+    console.journal().progress({"measuring rates", 0, 0});
+    Threads one(1, &best_integer_kernels());
+    const Rates rates = measure_rates(one);
+    save_rates(rates);
+    Table table({"rate", "ns"});
+    Json list = Json::object();
+    for_each_rate(rates, [&](const char* name, double rate) {
+      table.row({name, significant(rate, 3)});
+      list.set(name, rate);
+    });
+    console.print(table.text() + "\nwritten to " + rates_file().string() + "\n");
+    Json report = Json::object();
+    console.result(report.set("processor", processor_name()).set("file", rates_file().string()).set("ns", list));
+  }
 };
 
 }  // namespace
@@ -125,7 +146,7 @@ class Doctor final : public Command {
 constinit const CommandDef command::doctor{"doctor",
                                            "tell what this machine computes with, who chose it, and how fast it is",
                                            "",
-                                           "qtool doctor\nqtool doctor --json doctor.json",
+                                           "qtool doctor\nqtool doctor --calibrate\nqtool doctor --json doctor.json",
                                            false,
                                            false,
                                            make_command<Doctor>};

@@ -14,19 +14,27 @@ import tempfile
 
 import datasets
 
+MODELS = ["resnet20", "mnist8", "self_attention", "squeezenet", "yunet", "ultraface", "nanodet", "yolox", "ppocr_cls",
+          "ppocr_det", "sinet", "super_resolution", "espcn", "mnist_burn", "dnsmos", "byte_llama", "magika", "nnsplit",
+          "tashkeel"]
 RECIPES = ["int8_static", "int8_dynamic", "int8_weights", "int4_weights"]
 NEAR = {"memory": 0.15, "time": 0.30}
 
 
+# A small parent of its own: a child's peak would otherwise start at the size of this process.
+PARENT = """import resource, subprocess, sys
+r = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace")
+u = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(" ".join(r.stderr.strip().splitlines()[:1]))
+print(r.returncode, u.ru_maxrss * 1024, u.ru_utime + u.ru_stime)"""
+
+
 def run(command, env):
-    """Peak resident bytes and processor seconds; none when it failed."""
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=env)
-    text = child.stderr.read().decode(errors="replace")
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode != 0:
-        return None, text.strip().splitlines()[:1]
-    return (usage.ru_maxrss * 1024, usage.ru_utime + usage.ru_stime), None
+    """Peak resident bytes and processor seconds; none, and why, when it failed."""
+    done = subprocess.run([sys.executable, "-S", "-c", PARENT, *command], stdout=subprocess.PIPE, text=True, env=env, check=True)
+    *why, figures = done.stdout.splitlines()
+    code, memory, seconds = figures.split()
+    return ((int(memory), float(seconds)), None) if code == "0" else (None, why)
 
 
 def measure(qtool, model, recipe, data, folder, env, rounds):
@@ -59,7 +67,7 @@ def main():
     options = parser.parse_args()
     env = {k: v for k, v in os.environ.items() if not k.startswith("OPENBLAS")}
     rows, plans = [], []
-    for name in options.models or datasets.JOBS:
+    for name in options.models or MODELS:
         model, calib, *_ = datasets.job(name)
         with tempfile.TemporaryDirectory() as folder:
             folder = pathlib.Path(folder)

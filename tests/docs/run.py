@@ -38,7 +38,7 @@ class Page:
         self.results = []
         self.printed = None
         (folder / "samples").symlink_to(ROOT / "samples")
-        self.environment = dict(os.environ, PATH=f"{QTOOL.parent}:{os.environ['PATH']}")
+        self.environment = dict(os.environ, PATH=f"{QTOOL.parent}:{os.environ['PATH']}", XDG_CACHE_HOME=str(folder / "cache"))
         kind, block, start = None, [], 0
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             if line.startswith("```"):
