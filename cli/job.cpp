@@ -14,6 +14,7 @@
 #include "cli/job_parts.h"
 #include "cli/locking.h"
 #include "cli/manifest.h"
+#include "cli/memory.h"
 #include "cli/ratchet.h"
 #include "cli/report.h"
 #include "cli/speed.h"
@@ -22,6 +23,7 @@
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "formats/base/hash.h"
+#include "formats/base/memory.h"
 #include "formats/file/reader.h"
 #include "formats/ir/verify.h"
 #include "passes/pipeline.h"
@@ -166,6 +168,7 @@ JobResult run_job(const JobRequest& request, Journal& journal) {
   check_output(request.model, plan.output, request.no_clobber);
   const std::optional<Lock> locked = request.locked.empty() ? std::nullopt : std::optional(read_lock(request.locked));
   Staging staging(plan.output);
+  const std::optional<MemoryCeiling> ceiling = ceiling_of(request, staging.folder(), journal);
 
   journal.progress({"read", 0, 0});
   const Graph original = read_model(request.model);
@@ -174,6 +177,7 @@ JobResult run_job(const JobRequest& request, Journal& journal) {
   check_weights(original, target);
   warn_of_domains(original, target, journal);
   Threads threads(request.threads, &best_integer_kernels());
+  if (ceiling) check_ceiling(*ceiling, original, threads.count());
   const std::shared_ptr<const Dataset> calib = open_if_named(original, plan.calib);
   const std::shared_ptr<const Dataset> eval = open_if_named(original, plan.eval);
   if (calib || eval) Executor(original, Reading::reference, threads);  // refuses unknown operators now, not later

@@ -33,6 +33,7 @@ struct JobRequest {
   std::filesystem::path locked;   // lock whose decisions the run must come to; empty: none
   int threads = 0;
   std::uint64_t seed = 0;
+  std::uint64_t max_ram = 0;  // bytes of memory that may be used; 0: what the container allows
   bool no_clobber = false;
   std::stop_token stop;
 };

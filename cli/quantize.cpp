@@ -4,13 +4,14 @@
 #include "cli/job_arguments.h"
 #include "cli/rehearse.h"
 #include "cli/report.h"
+#include "formats/base/memory.h"
 
 namespace qtool {
 namespace {
 
 class Quantize final : public Command {
   JobArguments job_;
-  std::string ratchet_, locked_;
+  std::string ratchet_, locked_, max_ram_;
   bool no_clobber_ = false, rehearse_ = false;
 
  public:
@@ -19,6 +20,8 @@ class Quantize final : public Command {
     a.option("--ratchet", "REPORT", ratchet_, "--json report of the last model: nothing worse is published");
     a.option("--locked", "LOCK", locked_, "lock of an earlier run: other decisions than its are refused");
     a.flag("--rehearse", rehearse_, "only try the job on the first blocks of the model; nothing is published");
+    a.option("--max-ram", "SIZE", max_ram_,
+             "memory to keep to, like 2G; what is above it lies in files beside the output (default: the container's)");
     a.flag("--no-clobber", no_clobber_, "refuse to replace an existing file");
   }
 
@@ -26,6 +29,7 @@ class Quantize final : public Command {
     JobRequest request = job_.request(console);
     request.ratchet = ratchet_;
     request.locked = locked_;
+    if (!max_ram_.empty()) request.max_ram = parse_size(max_ram_, "--max-ram");
     request.no_clobber = no_clobber_;
     if (rehearse_) {
       const Rehearsal done = rehearse_job(request, console.journal());

@@ -24,6 +24,8 @@ class Staging {
   /// Where to write what is published beside the output, named after it.
   std::filesystem::path manifest() const { return folder_ / beside(".manifest.json"); }
   std::filesystem::path lock() const { return folder_ / beside(".lock"); }
+  /// The folder itself, for scratch.
+  const std::filesystem::path& folder() const { return folder_; }
   /// Bytes of the staged model and its data files.
   std::uintmax_t bytes() const;
   /// Data files of the model that is replaced go when the new one is in place. The old manifest and lock go before, the

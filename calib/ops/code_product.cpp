@@ -10,6 +10,7 @@
 #include "calib/ops/conv_direct.h"
 #include "calib/ops/integer_product.h"
 #include "calib/ops/operand.h"
+#include "calib/ops/scratch.h"
 #include "calib/ops/slide.h"
 #include "formats/base/integer_product.h"
 #include "formats/base/widest.h"
@@ -128,8 +129,7 @@ void convolve_depthwise_exactly(Threads& threads, Convolution c, const Tensor& x
                                 const Tensor& kernel, const std::vector<std::int32_t>& kernel_zero, std::int32_t* y) {
   const std::int64_t images = c.batch, channels = c.groups * c.outputs, taps = c.window.kernel_size();
   const std::int64_t plane = c.window.input_size(), positions = c.window.output_size();
-  const auto image = std::make_unique_for_overwrite<float[]>(at(c.groups * plane)),
-             sums = std::make_unique_for_overwrite<float[]>(at(channels * positions));
+  const auto image = scratch_of<float>(c.groups * plane), sums = scratch_of<float>(channels * positions);
   std::vector<float> wide(at(channels * taps));
   for (std::int64_t m = 0; m < channels; ++m)
     widen(kernel, m * taps, taps, zero_of(kernel_zero, m), &wide[at(m * taps)]);
@@ -209,9 +209,7 @@ void convolve_by_columns(Threads& threads, const Convolution& c, const CodePlane
     }
     y.multiply(threads, p, image * c.outputs * positions, channel);
   };
-  const auto memory = [&] {
-    return std::make_unique_for_overwrite<std::uint8_t[]>(planes == nullptr ? 0 : at(planes->size()));
-  };
+  const auto memory = [&] { return scratch_of<std::uint8_t>(planes == nullptr ? 0 : planes->size()); };
   constexpr std::int64_t wanted_tasks = 4;
   if (images < wanted_tasks) {
     const auto scratch = memory();

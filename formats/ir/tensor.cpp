@@ -2,11 +2,10 @@
 #include "formats/ir/tensor.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
-#include <new>
 
 #include "formats/base/error.h"
+#include "formats/base/memory.h"
 
 namespace qtool {
 namespace {
@@ -66,13 +65,9 @@ std::string to_string(const Shape& shape) {
 
 std::shared_ptr<Buffer> Buffer::allocate(std::size_t size, bool zeroed) {
   auto buffer = std::make_shared<Buffer>();
-  // calloc keeps large zeroed buffers lazy; 64 bytes of slack give the alignment.
-  if (size > SIZE_MAX - 64) throw std::bad_alloc();
-  void* raw = zeroed ? std::calloc(1, size + 64) : std::malloc(size + 64);
-  if (raw == nullptr) throw std::bad_alloc();
-  buffer->owner_ = std::shared_ptr<const void>(raw, [](const void* p) { std::free(const_cast<void*>(p)); });
-  const auto address = reinterpret_cast<std::uintptr_t>(raw);
-  buffer->data_ = static_cast<const std::byte*>(raw) + ((64 - address % 64) % 64);
+  const std::shared_ptr<std::byte> block = memory_block(size, zeroed);
+  buffer->data_ = block.get();
+  buffer->owner_ = block;
   buffer->size_ = size;
   buffer->writable_ = true;
   return buffer;

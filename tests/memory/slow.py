@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The memory ceiling: a model four times as large is quantized under a hard limit of ceiling + 10 %, to the same bytes
+as without a limit, in at most 2.5 times the time; what cannot fit is refused within 2 s with a ceiling that can.
+
+The limit is that of a control group (memory.max or memory.limit_in_bytes, page cache included), else RLIMIT_DATA.
+Prints `ok NAME` or `not ok NAME: why`, then the counts.
+"""
+import hashlib
+import os
+import pathlib
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+QTOOL = pathlib.Path(os.environ.get("QTOOL", ROOT / "build/release/qtool"))
+CEILING = 256 << 20
+WIDTH, LAYERS = 2048, 64  # 1 GiB of weights
+
+
+class Group:
+    """A control group with a memory limit that processes can be put into."""
+
+    def __init__(self, limit):
+        self.path = None
+        for parent, name in ((pathlib.Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"), (pathlib.Path("/sys/fs/cgroup"), "memory.max")):
+            path = parent / f"qtool-test-{os.getpid()}"
+            try:
+                path.mkdir()
+                (path / name).write_text(str(limit))
+                self.path = path
+                return
+            except OSError:
+                if path.is_dir():
+                    path.rmdir()
+
+    def enter(self):
+        (self.path / "cgroup.procs").write_text(str(os.getpid()))
+
+    def close(self):
+        if self.path:
+            self.path.rmdir()
+
+
+def run(command, limit=None):
+    """Exit code, seconds, text."""
+    group = Group(limit) if limit else None
+    if group and not group.path:
+        prepare = lambda: resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    else:
+        prepare = group.enter if group else None
+    start = time.monotonic()
+    done = subprocess.run([str(c) for c in command], preexec_fn=prepare, capture_output=True, text=True)
+    seconds = time.monotonic() - start
+    if group:
+        group.close()
+    return done.returncode, seconds, done.stdout + done.stderr
+
+
+def write_model(path, external):
+    rng = np.random.default_rng(0)
+    nodes, weights, x = [], [], "x"
+    for i in range(LAYERS):
+        w = rng.standard_normal((WIDTH, WIDTH), dtype=np.float32) / np.float32(WIDTH**0.5)
+        weights.append(numpy_helper.from_array(w, f"w{i}"))
+        nodes += [helper.make_node("MatMul", [x, f"w{i}"], [f"m{i}"]), helper.make_node("Relu", [f"m{i}"], [f"r{i}"]),
+                  helper.make_node("Add", [x, f"r{i}"], [f"a{i}"])]
+        x = f"a{i}"
+    value = lambda name: helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 16, WIDTH])
+    model = helper.make_model(helper.make_graph(nodes, "layers", [value("x")], [value(x)], weights),
+                              opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, path, save_as_external_data=external, location=path.name + ".data")
+    data = path.parent / "x.npz"
+    np.savez(data, x=rng.standard_normal((8, 16, WIDTH)).astype(np.float32))
+    return data
+
+
+def digest(path):
+    hasher = hashlib.sha256()
+    for part in sorted([path, *path.parent.glob(path.name + ".*.data")]):
+        hasher.update(part.read_bytes())
+    return hasher.hexdigest()
+
+
+def check(folder, external, recipe):
+    model, output = folder / "model.onnx", folder / "out.onnx"
+    data = write_model(model, external)
+    command = [QTOOL, "quantize", model, "--recipe", recipe, "-o", output, "--quiet"]
+    command += ["--calib", data] if recipe == "int8_static" else []
+    run(command)  # the file is in the page cache for both
+    code, free, text = run(command)
+    if code:
+        raise RuntimeError(f"without a limit: exit {code}: {text}")
+    expected = digest(output)
+    output.unlink()
+    code, held, text = run([*command, "--max-ram", CEILING], CEILING * 11 // 10)
+    if code:
+        raise RuntimeError(f"under the limit: exit {code}: {text}")
+    if digest(output) != expected:
+        raise RuntimeError("other bytes under the limit")
+    print(f"   {recipe}: {free:.1f} s without a limit, {held:.1f} s with one ({held / free:.2f})")
+    if held > 2.5 * free:
+        raise RuntimeError(f"{held:.1f} s with a limit, {free:.1f} s without")
+
+
+def check_refusal(folder):
+    model, output = folder / "model.onnx", folder / "out.onnx"
+    data = write_model(model, False)
+    command = [QTOOL, "quantize", model, "--recipe", "int8_static", "--calib", data, "-o", output, "--quiet", "--max-ram"]
+    code, seconds, text = run([*command, "16M"])
+    named = re.search(r"--max-ram (\d+)M", text)
+    if code != 4 or seconds > 2 or not named or output.exists():
+        raise RuntimeError(f"exit {code} after {seconds:.1f} s: {text}")
+    code, _, text = run([*command, named[1] + "M"], (int(named[1]) << 20) * 11 // 10)
+    if code:
+        raise RuntimeError(f"with the ceiling that was named, {named[1]}M: exit {code}: {text}")
+
+
+def main():
+    checks = {f"four times the ceiling, {recipe}, weights {'beside' if external else 'in'} the file":
+              (lambda folder, e=external, r=recipe: check(folder, e, r))
+              for external in (True, False) for recipe in ("int8_static", "int8_weights")}
+    checks["what cannot fit is refused with a ceiling that can"] = check_refusal
+    failed = 0
+    for name, run_check in checks.items():
+        with tempfile.TemporaryDirectory(prefix="qtool-memory-", dir=ROOT / "build") as folder:
+            try:
+                run_check(pathlib.Path(folder))
+                print(f"ok {name}", flush=True)
+            except (RuntimeError, OSError) as error:
+                failed += 1
+                print(f"not ok {name}: {error}", flush=True)
+    print(f"{len(checks) - failed} passed, {failed} failed, 0 skipped")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    os.environ.pop("OPENBLAS_CORETYPE", None)
+    sys.exit(main())
