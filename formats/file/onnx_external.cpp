@@ -3,10 +3,12 @@
 // file is opened, the range before any byte is read.
 #include <onnx/onnx_pb.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cstring>
 
 #include "formats/base/error.h"
+#include "formats/base/memory.h"
 #include "formats/file/onnx_internal.h"
 
 namespace qtool::onnx_file {
@@ -48,6 +50,19 @@ fs::path judge(const std::string& location, const fs::path& folder, const std::s
   return path;
 }
 
+/// The part itself where elements may lie there; else a copy, and the pages of the part go back.
+std::shared_ptr<Buffer> aligned_view(const MappedFile& file, std::span<const std::byte> part, std::size_t align) {
+  if (reinterpret_cast<std::uintptr_t>(part.data()) % align == 0) return Buffer::view(part, file.owner());
+  const std::shared_ptr<std::byte> copy = memory_block(part.size(), false, Lasting::yes);
+  constexpr std::size_t piece = std::size_t{4} << 20;
+  for (std::size_t at = 0; at < part.size(); at += piece) {
+    const auto bytes = part.subspan(at, std::min(piece, part.size() - at));
+    std::memcpy(copy.get() + at, bytes.data(), bytes.size());
+    file.release(static_cast<std::size_t>(bytes.data() - file.bytes().data()), bytes.size());
+  }
+  return Buffer::view({copy.get(), part.size()}, copy);
+}
+
 }  // namespace
 
 std::shared_ptr<Buffer> ExternalFiles::find(const onnx::TensorProto& proto, std::size_t size, std::size_t align,
@@ -73,9 +88,13 @@ std::shared_ptr<Buffer> ExternalFiles::find(const onnx::TensorProto& proto, std:
   }
   const auto part = bytes.subspan(static_cast<std::size_t>(offset), size);
   if (size == 0) return Buffer::allocate(0);
-  if (reinterpret_cast<std::uintptr_t>(part.data()) % align == 0) return Buffer::view(part, found->second.owner());
-  auto copy = std::make_shared<std::string>(reinterpret_cast<const char*>(part.data()), size);
-  return Buffer::view({reinterpret_cast<const std::byte*>(copy->data()), size}, copy);
+  return aligned_view(found->second, part, align);
+}
+
+std::shared_ptr<Buffer> ExternalFiles::left_in_file(const onnx::TensorProto& proto, std::size_t align) const {
+  if (!model_) return nullptr;
+  const auto found = model_->elements.find(&proto);
+  return found == model_->elements.end() ? nullptr : aligned_view(model_->file, found->second, align);
 }
 
 }  // namespace qtool::onnx_file

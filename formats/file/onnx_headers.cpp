@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A model without the elements of its large weights: the message is walked on its wire format, and what lies in those
-// weights is stepped over, so that the pages of a mapped file that hold them are never touched.
+// A model and the elements of its large weights apart: the message is walked on its wire format, and what lies in those
+// weights is stepped over, so that the pages of a mapped file that hold them are not touched.
 #include <onnx/onnx_pb.h>
 
 #include <algorithm>
@@ -103,10 +103,17 @@ bool holds_elements(const Field& field, DType dtype) {
          (field.number == onnx::TensorProto::kDoubleDataFieldNumber && dtype == DType::f64);
 }
 
-/// The message of a tensor without its elements. Nothing where they are to be read, or are not what the header says:
-/// whoever reads them then says so.
-std::optional<std::string> header_of(std::span<const std::byte> tensor, const Headers& headers) {
-  if (tensor.size() <= least_bytes_of(headers)) return std::nullopt;
+/// The message of a tensor without its elements, and those.
+struct Parted {
+  std::string header;
+  std::span<const std::byte> elements;
+};
+
+/// Nothing where `wanted(field, dtype, shape)` does not want the elements apart, or they are not what the header says:
+/// whoever reads the whole then says so.
+template <class F>
+std::optional<Parted> parted(std::span<const std::byte> tensor, std::size_t least_bytes, const F& wanted) {
+  if (tensor.size() <= least_bytes) return std::nullopt;
   std::string header;
   std::optional<Field> largest;
   Fields fields(tensor);
@@ -124,9 +131,7 @@ std::optional<std::string> header_of(std::span<const std::byte> tensor, const He
   onnx::TensorProto proto;
   if (!proto.ParseFromString(header)) return std::nullopt;
   const auto dtype = dtype_of_onnx(proto.data_type());
-  if (!dtype || !holds_elements(*largest, *dtype) || proto.data_location() == onnx::TensorProto::EXTERNAL) {
-    return std::nullopt;
-  }
+  if (!dtype || proto.data_location() == onnx::TensorProto::EXTERNAL) return std::nullopt;
   std::uint64_t elements = 1;
   for (const std::int64_t extent : proto.dims()) {
     const auto n = static_cast<std::uint64_t>(extent);
@@ -134,9 +139,9 @@ std::optional<std::string> header_of(std::span<const std::byte> tensor, const He
     elements *= n;
   }
   const Shape shape(proto.dims().begin(), proto.dims().end());
-  if (!leaves_out(headers, *dtype, shape)) return std::nullopt;
+  if (!wanted(*largest, *dtype, shape)) return std::nullopt;
   if (byte_size(*dtype, static_cast<std::int64_t>(elements)) != largest->content.size()) return std::nullopt;
-  return header;
+  return Parted{std::move(header), largest->content};
 }
 
 /// A message whose fields `number` are replaced by what `change` makes of them. Nothing when it is no message.
@@ -173,14 +178,61 @@ bool leaves_out(const Headers& headers, DType dtype, const Shape& shape) {
   return count > (vector ? longest_vector : headers.most_elements);
 }
 
-void parse_headers(const MappedFile& file, const Headers& headers, const std::string& source, onnx::ModelProto& model) {
+namespace {
+
+/// parse() with `header(tensor)` in place of the initializers for which it is not empty. False, with the whole message
+/// parsed, where that is none to walk: whoever parses it says what is wrong, or knows more of it.
+template <class F>
+bool parse_with(const MappedFile& file, const std::string& source, onnx::ModelProto& model, const F& header) {
+  bool walked = file.bytes().size() <= max_message_bytes;
   const auto short_graph = [&](std::span<const std::byte> graph) {
-    return with_changed(graph, onnx::GraphProto::kInitializerFieldNumber,
-                        [&](std::span<const std::byte> tensor) { return header_of(tensor, headers); });
+    auto changed = with_changed(graph, onnx::GraphProto::kInitializerFieldNumber, header);
+    walked = walked && changed;
+    return changed;
   };
-  const auto message = with_changed(file.bytes(), onnx::ModelProto::kGraphFieldNumber, short_graph);
-  if (file.bytes().size() > max_message_bytes || !message) return parse(file, source, model);  // says what is wrong
-  parse(std::as_bytes(std::span(message->data(), message->size())), source, model);
+  std::optional<std::string> message;
+  if (walked) message = with_changed(file.bytes(), onnx::ModelProto::kGraphFieldNumber, short_graph);
+  walked = walked && message;
+  if (walked) {
+    parse(std::as_bytes(std::span(message->data(), message->size())), source, model);
+  } else {
+    parse(file, source, model);
+  }
+  return walked;
+}
+
+}  // namespace
+
+void parse_headers(const MappedFile& file, const Headers& headers, const std::string& source, onnx::ModelProto& model) {
+  const auto wanted = [&](const Field& field, DType dtype, const Shape& shape) {
+    return holds_elements(field, dtype) && leaves_out(headers, dtype, shape);
+  };
+  parse_with(file, source, model, [&](std::span<const std::byte> tensor) -> std::optional<std::string> {
+    auto found = parted(tensor, least_bytes_of(headers), wanted);
+    return found ? std::optional(std::move(found->header)) : std::nullopt;
+  });
+}
+
+Elements parse_apart(const MappedFile& file, const std::string& source, onnx::ModelProto& model) {
+  constexpr std::size_t least_bytes = std::size_t{64} << 10;
+  const auto wanted = [](const Field& field, DType dtype, const Shape&) {
+    return field.number == onnx::TensorProto::kRawDataFieldNumber && dtype != DType::string;
+  };
+  std::vector<std::span<const std::byte>> elements;  // by initializer; empty: in its message
+  const bool walked = parse_with(file, source, model, [&](std::span<const std::byte> tensor) {
+    auto found = parted(tensor, least_bytes, wanted);
+    elements.push_back(found ? found->elements : std::span<const std::byte>());
+    return found ? std::optional(std::move(found->header)) : std::nullopt;
+  });
+  if (!walked) return {};
+  const auto& initializers = model.graph().initializer();
+  QTOOL_ENSURE(static_cast<std::size_t>(initializers.size()) == elements.size(), "each initializer was seen once");
+  Elements apart;
+  for (int i = 0; i < initializers.size(); ++i) {
+    const auto bytes = elements[static_cast<std::size_t>(i)];
+    if (!bytes.empty()) apart.emplace(&initializers[i], bytes);
+  }
+  return apart;
 }
 
 }  // namespace qtool::onnx_file

@@ -124,6 +124,11 @@ std::size_t least_bytes_of(const Headers&);
 /// data.
 void parse_headers(const MappedFile&, const Headers&, const std::string& source, onnx::ModelProto& model);
 
+/// Where raw_data of initializers lies that is not in their messages.
+using Elements = std::map<const onnx::TensorProto*, std::span<const std::byte>>;
+/// parse() without raw_data of 64 KiB and more, which stays in the file.
+Elements parse_apart(const MappedFile&, const std::string& source, onnx::ModelProto& model);
+
 // ---- onnx_types.cpp
 
 Type read_type(const onnx::ValueInfoProto&);
@@ -138,12 +143,21 @@ void set_unknown_string(google::protobuf::UnknownFieldSet&, int field, const std
 
 // ---- onnx_external.cpp
 
+/// The model file itself, where elements were left in it.
+struct ModelFile {
+  MappedFile file;
+  Elements elements;
+};
+
 /// Files that tensors refer to, each mapped once.
 class ExternalFiles {
  public:
   /// `headers`: what of the tensors that are taken is left out.
-  ExternalFiles(std::string source, std::filesystem::path folder, std::optional<Headers> headers = std::nullopt)
-      : source_(std::move(source)), folder_(std::move(folder)), headers_(headers) {}
+  ExternalFiles(std::string source, std::filesystem::path folder, std::optional<Headers> headers = std::nullopt,
+                std::optional<ModelFile> model = std::nullopt)
+      : source_(std::move(source)), folder_(std::move(folder)), headers_(headers), model_(std::move(model)) {}
+  /// raw_data that parse_apart() left in the model file; null: none.
+  std::shared_ptr<Buffer> left_in_file(const onnx::TensorProto&, std::size_t align) const;
   bool leaves_out(DType dtype, const Shape& shape) const {
     return headers_ && onnx_file::leaves_out(*headers_, dtype, shape);
   }
@@ -154,6 +168,7 @@ class ExternalFiles {
   std::string source_;
   std::filesystem::path folder_;
   std::optional<Headers> headers_;
+  std::optional<ModelFile> model_;
   std::map<std::string, MappedFile> files_;
 };
 

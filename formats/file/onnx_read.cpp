@@ -46,8 +46,9 @@ struct Scope {
 
 class Reader {
  public:
-  Reader(std::string source, const std::filesystem::path& folder, std::optional<Headers> headers)
-      : source_(std::move(source)), files_(source_, folder, headers) {}
+  Reader(std::string source, const std::filesystem::path& folder, std::optional<Headers> headers,
+         std::optional<ModelFile> file)
+      : source_(std::move(source)), files_(source_, folder, headers, std::move(file)) {}
   Graph read(onnx::ModelProto& model);
 
  private:
@@ -532,9 +533,9 @@ std::string one_sentence(std::string message, const std::string& source) {
 }
 
 Graph read_message(onnx::ModelProto& model, const std::string& source, const std::filesystem::path& folder,
-                   std::optional<Headers> headers = std::nullopt) {
+                   std::optional<Headers> headers = std::nullopt, std::optional<ModelFile> file = std::nullopt) {
   try {
-    Graph graph = Reader(source, folder, headers).read(model);
+    Graph graph = Reader(source, folder, headers, std::move(file)).read(model);
     verify(graph);
     return graph;
   } catch (const Error& e) {
@@ -554,8 +555,10 @@ Graph read_onnx_bytes(std::span<const std::byte> bytes, const std::string& sourc
 
 Graph read_onnx(const std::filesystem::path& path) {
   onnx::ModelProto model;
-  onnx_file::parse(MappedFile(path), path.string(), model);
-  return onnx_file::read_message(model, path.string(), path.has_parent_path() ? path.parent_path() : ".");
+  onnx_file::ModelFile file{MappedFile(path), {}};
+  file.elements = onnx_file::parse_apart(file.file, path.string(), model);
+  return onnx_file::read_message(model, path.string(), path.has_parent_path() ? path.parent_path() : ".", std::nullopt,
+                                 std::move(file));
 }
 
 Graph read_onnx_headers(const std::filesystem::path& path, const Headers& headers) {

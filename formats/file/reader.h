@@ -19,8 +19,8 @@ namespace qtool {
 /// Reads any model format that qtool knows. Error(Code::input) in one sentence for anything broken.
 Graph read_model(const std::filesystem::path&);
 
-/// An ONNX model. Weights above 1 KiB in external files stay mapped; a location that leaves the folder of the
-/// model, or does not exist, or is too short is refused before it is opened.
+/// An ONNX model. Large weights stay in their files, mapped, where they are aligned there. A location that leaves the
+/// folder of the model, or does not exist, or is too short is refused before it is opened.
 Graph read_onnx(const std::filesystem::path&);
 /// A serialized ModelProto in memory; `source` names it in messages. External data is looked up in `folder`.
 Graph read_onnx_bytes(std::span<const std::byte>, const std::string& source, const std::filesystem::path& folder = {});
