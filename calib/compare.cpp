@@ -219,6 +219,30 @@ void compare_value(Pair& pair, Comparison& result, const Tensor& x, const Tensor
   }
 }
 
+/// What was compared so far.
+void write_state(ByteWriter& out, const Comparison& result, const Pairs& pairs) {
+  static_assert(std::is_trivially_copyable_v<SampleLoss> && std::is_trivially_copyable_v<ClassStats>);
+  for (const OutputReport& o : result.outputs) {
+    o.error.write(out);
+    out.number(o.scores).bytes(std::as_bytes(std::span(&o.classes, 1))).numbers<SampleLoss>(o.samples);
+  }
+  for (const auto& [v, pair] : pairs.of) {
+    for (const Pair::Output& o : pair.outputs) out.number(o.probabilities);
+  }
+}
+
+void read_state(ByteReader& in, Comparison& result, Pairs& pairs) {
+  for (OutputReport& o : result.outputs) {
+    o.error.read(in);
+    o.scores = in.flag();
+    std::memcpy(&o.classes, in.bytes(sizeof o.classes).data(), sizeof o.classes);
+    o.samples = in.numbers<SampleLoss>();
+  }
+  for (auto& [v, pair] : pairs.of) {
+    for (Pair::Output& o : pair.outputs) o.probabilities = in.flag();
+  }
+}
+
 }  // namespace
 
 struct ErrorStats::Round {
@@ -253,6 +277,21 @@ struct ErrorStats::Round {
     }
   }
 };
+
+void ErrorStats::write(ByteWriter& out) const {
+  out.number(max_abs).number(max_signal).number(count).number(compared).number(not_finite).number(low).number(high);
+  for (const Lanes* lanes : {&signal_, &noise_, &dot_, &norm2_}) out.bytes(std::as_bytes(std::span(*lanes)));
+}
+
+void ErrorStats::read(ByteReader& in) {
+  for (double* v : {&max_abs, &max_signal}) *v = in.number<double>();
+  for (std::int64_t* v : {&count, &compared, &not_finite}) *v = in.number<std::int64_t>();
+  if (count < 0) ByteReader::fail();
+  for (double* v : {&low, &high}) *v = in.number<double>();
+  for (Lanes* lanes : {&signal_, &noise_, &dot_, &norm2_}) {
+    for (double& v : *lanes) v = in.number<double>();
+  }
+}
 
 void ErrorStats::add_rounds(const float* x, const float* y, std::size_t rounds) {
   Round all{signal_, noise_, dot_, norm2_, {}, {}, {}, {}, {}, {}};
@@ -355,9 +394,30 @@ Json Comparison::json() const {
 
 Comparison compare(const Graph& reference, const Graph& candidate, Reading reading, const Dataset& data,
                    const Graph& bound, Threads& threads, bool layers,
-                   const std::function<void(std::int64_t done, std::int64_t total)>& progress) {
+                   const std::function<void(std::int64_t done, std::int64_t total)>& progress,
+                   const Unfinished& unfinished) {
   Comparison result;
   Pairs pairs = pair_up(reference, candidate, layers, result);
+  constexpr const char* kind = "comparison";
+  Rests rests;
+  if (Kept* kept = unfinished.kept; kept && kept->work() && !layers) {
+    const bool found = kept->find(kind, unfinished.key, Json::object(), [&](ByteReader& in, const Store::Entry&) {
+      rests.first = in.number<std::int64_t>();
+      if (rests.first < 0 || rests.first > data.batches()) ByteReader::fail();
+      read_state(in, result, pairs);
+    });
+    if (!found) {  // reading may have stopped half-way
+      rests.first = 0;
+      result = {};
+      pairs = pair_up(reference, candidate, layers, result);
+    }
+    rests.at_rest = [&, kept](std::int64_t done) {
+      kept->progress(kind, unfinished.key, Json::object(), [&](ByteWriter& out, const Store&) {
+        out.number(done);
+        write_state(out, result, pairs);
+      });
+    };
+  }
   std::vector<ValueId> wanted, other_wanted;
   for (const auto& [v, pair] : pairs.of) {
     wanted.push_back(v);
@@ -365,23 +425,28 @@ Comparison compare(const Graph& reference, const Graph& candidate, Reading readi
   }
   const Executor executor(reference, Reading::reference, threads), other(candidate, reading, threads);
   DatasetRun run(reference, executor, data, bound, wanted), other_run(candidate, other, data, bound, other_wanted);
-  // Layers of both models at once take twice the memory of a run: then one batch after the other.
-  for_each_batch(threads, run.independent() && !layers, data.batches(), run.bytes() + other_run.bytes(),
-                 [&](std::int64_t i, Turn& turn) {
-                   const std::vector<std::int64_t> labels = to_int64s(data.labels(i));
-                   DatasetRun::Batch batch = run.begin(i);
-                   Follower follower(other_run, i);
-                   while (const auto value = batch.next()) {
-                     Pair& pair = pairs.of.at(value->first);
-                     const Tensor y = follower.value(pair.candidate);
-                     turn.in_order([&] {
-                       if (!y.empty())
-                         compare_value(pair, result, value->second, y, reading, i == 0, data.samples_in(i), labels);
-                     });
-                   }
-                   follower.finish();
-                   if (progress) turn.last([&] { progress(i + 1, data.batches()); });
-                 });
+  const auto work = [&](std::int64_t i, Turn& turn) {
+    const std::vector<std::int64_t> labels = to_int64s(data.labels(i));
+    DatasetRun::Batch batch = run.begin(i);
+    Follower follower(other_run, i);
+    while (const auto value = batch.next()) {
+      Pair& pair = pairs.of.at(value->first);
+      const Tensor y = follower.value(pair.candidate);
+      turn.in_order([&] {
+        if (!y.empty()) {
+          compare_value(pair, result, value->second, y, reading, i == 0, data.samples_in(i), labels);
+        }
+      });
+    }
+    follower.finish();
+    if (progress) turn.last([&] { progress(i + 1, data.batches()); });
+  };
+  const double bytes = run.bytes() + other_run.bytes();
+  if (layers) {  // of both models at once, which takes twice the memory of a run: one batch after the other
+    for_each_batch(threads, false, data.batches(), bytes, work);
+  } else {
+    for_each_batch(threads, run, data.batches(), bytes, rests, work);
+  }
   result.samples = data.samples();
   for (auto& [name, error] : pairs.layers) {
     if (error.count > 0) result.worst_layers.emplace_back(std::move(name), error.sqnr_db());

@@ -11,7 +11,10 @@
 #include <vector>
 
 #include "calib/data.h"
+#include "formats/base/bytes.h"
+#include "formats/base/hash.h"
 #include "formats/base/json.h"
+#include "formats/base/kept.h"
 #include "formats/ir/graph.h"
 
 namespace qtool {
@@ -33,6 +36,9 @@ class ErrorStats {
   /// 10 log10(signal / noise); +inf when equal; -inf when only the reference is zero, or when not_finite.
   double sqnr_db() const;
   double cosine() const;  // 1 when both are zero
+  /// All that was added, for later.
+  void write(ByteWriter&) const;
+  void read(ByteReader&);
 
  private:
   using Lanes = std::array<double, 32>;
@@ -85,8 +91,14 @@ struct Comparison {
 /// Error(Code::verification) for an output that is missing or of another shape. `layers`: also compare float values of
 /// equal name inside. Whether an output holds probabilities or logits is told from the first batch of the reference
 /// (rows in [0,1] that sum to one).
+/// A comparison without layers that is interrupted is taken up again by one with the same `unfinished.key`.
+struct Unfinished {
+  Kept* kept = nullptr;  // null: it begins anew
+  Digest key{};          // of everything that is compared
+};
 Comparison compare(const Graph& reference, const Graph& candidate, Reading reading, const Dataset& data,
                    const Graph& bound, Threads& threads, bool layers,
-                   const std::function<void(std::int64_t done, std::int64_t total)>& progress = {});
+                   const std::function<void(std::int64_t done, std::int64_t total)>& progress = {},
+                   const Unfinished& unfinished = {});
 
 }  // namespace qtool

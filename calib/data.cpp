@@ -3,6 +3,7 @@
 #include "calib/data.h"
 
 #include <algorithm>
+#include <mutex>
 
 #include "calib/data/samples.h"
 #include "calib/op.h"
@@ -97,7 +98,7 @@ class BoundDataset final : public Dataset {
   std::string digest(Threads& threads) const override {
     Hasher hasher;
     hasher.number(batch_).number(count_);
-    samples_->digest(hasher, begin_, begin_ + count_, threads);
+    for (const Digest& d : sample_digests(threads)) hasher.digest(d);
     for (const Binding& b : bindings_) {
       if (b.constant.empty()) continue;
       hasher.text(b.input.name).bytes(b.constant.bytes());
@@ -107,7 +108,9 @@ class BoundDataset final : public Dataset {
   }
 
   std::vector<Digest> sample_digests(Threads& threads) const override {
-    return samples_->digests(begin_, begin_ + count_, threads);
+    const std::lock_guard lock(digesting_);
+    if (digests_.empty()) digests_ = samples_->digests(begin_, begin_ + count_, threads);
+    return digests_;
   }
 
  private:
@@ -337,6 +340,8 @@ class BoundDataset final : public Dataset {
   std::vector<Binding> bindings_;
   std::map<ValueId, ValueId> state_;
   std::int64_t begin_ = 0, count_ = 0, batch_ = 1;
+  mutable std::mutex digesting_;         // guards digests_
+  mutable std::vector<Digest> digests_;  // of the samples, once asked for
 };
 
 std::string kind_of(const std::filesystem::path& path) {

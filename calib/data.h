@@ -80,10 +80,10 @@ class Dataset {
   /// again (from zeros) where restarts(i) is true.
   virtual const std::map<ValueId, ValueId>& state() const;
   virtual bool restarts(std::int64_t i) const;
-  /// SHA-256 (hex) over names, types, the SHA-256 of every sample and the cut into runs, for the manifest.
+  /// SHA-256 (hex) over the SHA-256 of every sample and the cut into runs, for the manifest. Labels do not count.
   virtual std::string digest(Threads&) const = 0;
   /// The SHA-256 of every sample over names, types and contents, to find equal ones in two data sets; empty where that
-  /// means nothing.
+  /// means nothing. Samples are looked at once, whoever asks first.
   virtual std::vector<Digest> sample_digests(Threads&) const { return {}; }
   /// True for random data: the artefact must say so.
   virtual bool synthetic() const { return false; }

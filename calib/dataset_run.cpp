@@ -2,6 +2,7 @@
 #include "calib/dataset_run.h"
 
 #include <algorithm>
+#include <chrono>
 
 #include "calib/op.h"
 #include "formats/base/error.h"
@@ -89,13 +90,34 @@ void for_each_batch(Threads& threads, bool independent, std::int64_t count, doub
   }
 }
 
+void for_each_batch(Threads& threads, const DatasetRun& run, std::int64_t count, double bytes, const Rests& rests,
+                    const std::function<void(std::int64_t batch, Turn&)>& work) {
+  constexpr double between_rests = 2;  // seconds: the threads that are done first wait for the last one
+  constexpr double most_growth = 8;
+  const std::int64_t round = 2 * std::int64_t{threads.count()};
+  std::int64_t at_once = rests.at_rest ? round : count;
+  for (std::int64_t begin = rests.first; begin < count;) {
+    std::int64_t n = std::min(at_once, count - begin);
+    while (begin + n < count && !run.can_begin(begin + n)) ++n;
+    const auto start = std::chrono::steady_clock::now();
+    for_each_batch(threads, run.independent(), n, bytes, [&](std::int64_t i, Turn& turn) { work(begin + i, turn); });
+    begin += n;
+    if (!rests.at_rest) return;
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+    const double growth = std::clamp(between_rests / std::max(took.count(), 1e-6), 1 / most_growth, most_growth);
+    const auto wished = static_cast<std::int64_t>(static_cast<double>(at_once) * growth);
+    at_once = std::max<std::int64_t>(wished / round, 1) * round;
+    if (begin < count) rests.at_rest(begin);
+  }
+}
+
 void run_dataset(const Graph& graph, const Executor& executor, const Dataset& data, Threads& threads,
                  std::span<const ValueId> wanted,
                  const std::function<void(std::int64_t batch, ValueId, const Tensor&)>& visit, std::int64_t batches,
-                 const std::function<void(std::int64_t done, std::int64_t total)>& progress) {
+                 const std::function<void(std::int64_t done, std::int64_t total)>& progress, const Rests& rests) {
   DatasetRun run(graph, executor, data, graph, wanted);
   const std::int64_t end = batches > 0 ? std::min(batches, data.batches()) : data.batches();
-  for_each_batch(threads, run.independent(), end, run.bytes(), [&](std::int64_t i, Turn& turn) {
+  for_each_batch(threads, run, end, run.bytes(), rests, [&](std::int64_t i, Turn& turn) {
     DatasetRun::Batch batch = run.begin(i);
     while (const auto value = batch.next()) {
       turn.in_order([&] { visit(i, value->first, value->second); });

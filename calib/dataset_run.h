@@ -26,6 +26,8 @@ class DatasetRun {
              std::span<const ValueId> wanted);
   /// Whether batches may run in any order and side by side; else each is begun when the one before has ended.
   bool independent() const { return state_.empty(); }
+  /// Whether batch i can be begun without the one before it.
+  bool can_begin(std::int64_t i) const { return independent() || data_.restarts(i); }
   /// One batch, run as far as its values were asked for.
   class Batch {
    public:
@@ -61,11 +63,24 @@ class DatasetRun {
 void for_each_batch(Threads&, bool independent, std::int64_t count, double bytes,
                     const std::function<void(std::int64_t batch, Turn&)>& work);
 
+/// Where a run over batches may be taken up again.
+struct Rests {
+  std::int64_t first = 0;  // batches before this one were visited by an earlier run
+  /// Called about every two seconds between batches, when none is in progress: all of the first `done` were visited,
+  /// and a later run may begin there. Null: nobody asks, and batches run without rest.
+  std::function<void(std::int64_t done)> at_rest;
+};
+
 /// Runs `executor` over the batches: at most `batches` of them, 0: all. `wanted` values go to visit with the batch
 /// number; those of one value in the order of the batches, those of different values from several threads at once.
 /// `progress`, when there is one, is told how many batches have ended, and of how many.
 void run_dataset(const Graph&, const Executor&, const Dataset&, Threads&, std::span<const ValueId> wanted,
                  const std::function<void(std::int64_t batch, ValueId, const Tensor&)>& visit, std::int64_t batches = 0,
-                 const std::function<void(std::int64_t done, std::int64_t total)>& progress = {});
+                 const std::function<void(std::int64_t done, std::int64_t total)>& progress = {},
+                 const Rests& rests = {});
+
+/// Calls work(batch, turn) as for_each_batch() does, for batches [rests.first, count), with rests.
+void for_each_batch(Threads&, const DatasetRun&, std::int64_t count, double bytes, const Rests& rests,
+                    const std::function<void(std::int64_t batch, Turn&)>& work);
 
 }  // namespace qtool

@@ -132,6 +132,33 @@ std::vector<Histogram::Bin> Histogram::list(std::int64_t per_octave) const {
   return out;
 }
 
+void Histogram::write(ByteWriter& out) const {
+  out.number(mantissa_).number(top_).number(low_).number(high_).count(count_).count(zeros_);
+  for (const std::int64_t n : tiny_) out.count(n);
+  for (const auto& page : pages_) {
+    out.number(page != nullptr);
+    if (!page) continue;
+    for (const std::int64_t n : *page) out.count(n);
+  }
+}
+
+void Histogram::read(ByteReader& in) {
+  if (in.number<int>() != mantissa_) ByteReader::fail();
+  top_ = in.number<std::uint32_t>();
+  if (top_ > 254) ByteReader::fail();
+  low_ = in.number<float>();
+  high_ = in.number<float>();
+  count_ = in.count();
+  zeros_ = in.count();
+  for (std::int64_t& n : tiny_) n = in.count();
+  for (auto& page : pages_) {
+    page.reset();
+    if (!in.flag()) continue;
+    page = std::make_unique<Page>(std::size_t{1} << mantissa_);
+    for (std::int64_t& n : *page) n = in.count();
+  }
+}
+
 double Histogram::quantile(std::span<const Bin> bins, double q) {
   std::int64_t total = 0;
   for (const Bin& b : bins) total += b.count;

@@ -11,6 +11,8 @@
 #include <span>
 #include <vector>
 
+#include "formats/base/bytes.h"
+
 namespace qtool {
 
 class Histogram {
@@ -38,6 +40,9 @@ class Histogram {
   std::vector<Bin> list(std::int64_t per_octave = 0) const;
   /// The number that a share `q` of all numbers does not exceed, interpolated inside its bin.
   static double quantile(std::span<const Bin> bins, double q);
+  /// All that was counted, for later; what is read must have been written by a histogram of as many bins.
+  void write(ByteWriter&) const;
+  void read(ByteReader&);
   /// Bins of absolute values.
   static std::vector<Bin> absolute(std::span<const Bin> bins);
 

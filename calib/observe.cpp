@@ -6,9 +6,9 @@
 
 #include "calib/clip.h"
 #include "calib/dataset_run.h"
-#include "calib/statistics.h"
 #include "formats/base/error.h"
 #include "formats/ir/merkle.h"
+#include "formats/ir/quant.h"
 
 namespace qtool {
 namespace {
@@ -39,67 +39,87 @@ void set_range(const Channel& c, const ObserverOptions& o, float& low, float& hi
   high = std::min(high, limits.second);
 }
 
+class Ranges final : public Gathered {
+ public:
+  explicit Ranges(Statistics empty) : statistics(std::move(empty)) {}
+  void add(const Tensor& t, Threads& threads) override { statistics.add(t, threads); }
+  void write(ByteWriter& out) const override { statistics.write(out); }
+  void read(ByteReader& in) override { statistics.read(in); }
+  Statistics statistics;
+};
+
+const Statistics& statistics_of(const Gatherer::Collection& c) { return static_cast<const Ranges&>(*c.all).statistics; }
+
+Gatherer::Wish wish_for(const Graph& graph, ValueId value, int axis, std::int64_t bins,
+                        std::optional<double> smoothing) {
+  std::string what = "range";
+  if (axis != Statistics::whole) what += " along axis " + std::to_string(axis);
+  if (bins > 0) what += ", histogram of " + std::to_string(bins) + " bins";
+  if (smoothing) what += ", average smoothed by " + Json(*smoothing).dump();
+  return {value, std::move(what),
+          [=, name = graph[value].name] { return std::make_unique<Ranges>(Statistics(name, axis, bins, smoothing)); }};
+}
+
+/// A remark that the journal has not got yet: what an earlier run found stands there already.
+void warn_once(Journal& journal, const std::string& where, const std::string& text) {
+  const auto& facts = journal.facts();
+  const bool told = std::any_of(facts.begin(), facts.end(), [&](const Json& f) {
+    const Json *kind = f.find("kind"), *place = f.find("where"), *said = f.find("text");
+    return kind && *kind == Json("warning") && place && *place == Json(where) && said && *said == Json(text);
+  });
+  if (!told) journal.warn(where, text);
+}
+
+/// Of what was asked for the first time.
+void tell_oddities(const Graph& graph, const std::vector<Gatherer::Wish>& wishes,
+                   const std::vector<Gatherer::Collection>& collections, Journal& journal) {
+  for (std::size_t i = 0; i < wishes.size(); ++i) {
+    if (!collections[i].first) continue;
+    const Statistics& s = statistics_of(collections[i]);
+    const std::string& name = graph[wishes[i].value].name;
+    if (s.infinite() > 0) {
+      warn_once(journal, name, "holds " + std::to_string(s.infinite()) + " infinities; its range leaves them out");
+    } else if (s.count() == 0) {
+      warn_once(journal, name, "was never computed on the calibration data; its range is unknown");
+    }
+  }
+}
+
+class Means final : public Gathered {
+ public:
+  explicit Means(Calibration::MeanRequest request) : request_(std::move(request)) {}
+  void add(const Tensor& t, Threads& threads) override {
+    const Quant& quant = request_.seen_through;
+    fits_ = fits_ && sums_.add(quant ? fake_quantize(t, *quant) : t, request_.channels, request_.axis, threads);
+  }
+  void write(ByteWriter& out) const override {
+    out.number(fits_);
+    sums_.write(out);
+  }
+  void read(ByteReader& in) override {
+    fits_ = in.flag();
+    sums_.read(in);
+  }
+  std::vector<double> means() const { return fits_ ? sums_.means() : std::vector<double>(); }
+
+ private:
+  Calibration::MeanRequest request_;
+  bool fits_ = true;
+  ChannelSums sums_;
+};
+
 }  // namespace
 
 struct Calibration::State {
   std::shared_ptr<const Dataset> data;
   Threads& threads;
   Journal& journal;
-  std::map<std::string, std::shared_ptr<const Statistics>> cache;
-
-  /// What is asked of one value.
-  struct Ask {
-    ValueId value;
-    int axis;
-    std::int64_t bins;
-    std::optional<double> smoothing;
-  };
-  std::vector<std::shared_ptr<const Statistics>> statistics(Calibration& self, const Graph& graph, Reading reading,
-                                                            const std::vector<Ask>& asks);
+  Gatherer gatherer;
 };
 
-/// The cached, and in one sweep all that are missing.
-std::vector<std::shared_ptr<const Statistics>> Calibration::State::statistics(Calibration& self, const Graph& graph,
-                                                                              Reading reading,
-                                                                              const std::vector<Ask>& asks) {
-  const std::vector<Digest> digests = merkle(graph, reading == Reading::quantized);
-  std::map<std::string, std::shared_ptr<Statistics>> missing;
-  std::map<ValueId, std::vector<Statistics*>> listeners;
-  std::vector<ValueId> wanted;
-  std::vector<std::string> keys;
-  for (const Ask& ask : asks) {
-    const std::string key = hex(digests[index(ask.value)]) + (reading == Reading::quantized ? "q" : "r") + "," +
-                            std::to_string(ask.axis) + "," + std::to_string(ask.bins) + "," +
-                            (ask.smoothing ? std::to_string(*ask.smoothing) : "");
-    keys.push_back(key);
-    if (cache.count(key) != 0 || missing.count(key) != 0) continue;
-    auto fresh = std::make_shared<Statistics>(graph[ask.value].name, ask.axis, ask.bins, ask.smoothing);
-    auto& all = listeners[ask.value];
-    if (all.empty()) wanted.push_back(ask.value);
-    all.push_back(fresh.get());
-    missing.emplace(key, std::move(fresh));
-  }
-  if (!wanted.empty()) {
-    self.sweep(graph, reading, wanted, 0, [&](std::int64_t, ValueId v, const Tensor& t) {
-      for (Statistics* s : listeners.at(v)) s->add(t, threads);
-    });
-    for (const ValueId v : wanted) {
-      const Statistics& s = *listeners.at(v).front();
-      if (s.infinite() > 0) {
-        journal.warn(graph[v].name, "holds " + std::to_string(s.infinite()) + " infinities; its range leaves them out");
-      } else if (s.count() == 0) {
-        journal.warn(graph[v].name, "was never computed on the calibration data; its range is unknown");
-      }
-    }
-    for (auto& [key, s] : missing) cache.emplace(key, std::move(s));
-  }
-  std::vector<std::shared_ptr<const Statistics>> out;
-  for (const std::string& key : keys) out.push_back(cache.at(key));
-  return out;
-}
-
-Calibration::Calibration(std::shared_ptr<const Dataset> data, Threads& threads, Journal& journal)
-    : state_(std::make_unique<State>(State{std::move(data), threads, journal, {}})) {}
+Calibration::Calibration(std::shared_ptr<const Dataset> data, Threads& threads, Journal& journal, Keeping keeping)
+    : state_(std::make_unique<State>(
+          State{std::move(data), threads, journal, Gatherer(threads, journal, std::move(keeping))})) {}
 Calibration::~Calibration() = default;
 
 bool Calibration::has_data() const { return state_->data != nullptr; }
@@ -113,7 +133,7 @@ const Dataset& Calibration::data() const {
 }
 
 std::vector<Range> Calibration::ranges(const Graph& graph, Reading reading, std::span<const Request> requests) {
-  std::vector<State::Ask> asks;
+  std::vector<Gatherer::Wish> wishes;
   for (const Request& r : requests) {
     const ObserverOptions& o = r.options;
     if (std::find(observer_methods.begin(), observer_methods.end(), o.method) == observer_methods.end()) {
@@ -124,14 +144,15 @@ std::vector<Range> Calibration::ranges(const Graph& graph, Reading reading, std:
     const std::int64_t bins = average || o.method == "minmax" ? 0
                               : o.axis >= 0                   ? std::min(o.bins, channel_bins)
                                                               : o.bins;
-    asks.push_back(
-        {r.value, o.axis >= 0 ? o.axis : Statistics::whole, bins, average ? std::optional(o.smoothing) : std::nullopt});
+    wishes.push_back(wish_for(graph, r.value, o.axis >= 0 ? o.axis : Statistics::whole, bins,
+                              average ? std::optional(o.smoothing) : std::nullopt));
   }
-  const auto statistics = state_->statistics(*this, graph, reading, asks);
+  const auto collections = state_->gatherer.gather(data(), graph, reading, 0, wishes);
+  tell_oddities(graph, wishes, collections, state_->journal);
   std::vector<Range> out(requests.size());
   state_->threads.for_each(static_cast<std::int64_t>(out.size()), 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
-      const Statistics& s = *statistics[index(i)];
+      const Statistics& s = statistics_of(collections[index(i)]);
       Range& range = out[index(i)];
       const std::size_t n = std::max<std::size_t>(1, s.channels().size());
       range.low.resize(n);
@@ -143,6 +164,21 @@ std::vector<Range> Calibration::ranges(const Graph& graph, Reading reading, std:
       }
     }
   });
+  return out;
+}
+
+std::vector<std::vector<double>> Calibration::means(const Graph& graph, Reading reading, std::int64_t batches,
+                                                    std::span<const MeanRequest> requests) {
+  std::vector<Gatherer::Wish> wishes;
+  for (const MeanRequest& r : requests) {
+    std::string what = "means of " + std::to_string(r.channels) + " channels along axis " + std::to_string(r.axis);
+    if (r.seen_through) what += ", as quantized by " + hex(fingerprint(*r.seen_through));
+    wishes.push_back({r.value, std::move(what), [r] { return std::make_unique<Means>(r); }});
+  }
+  std::vector<std::vector<double>> out;
+  for (const auto& c : state_->gatherer.gather(data(), graph, reading, batches, wishes)) {
+    out.push_back(static_cast<const Means&>(*c.all).means());
+  }
   return out;
 }
 

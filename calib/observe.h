@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Observers and the statistics cache. One sweep over the data serves everyone who asks; results are cached under
-// the Merkle hash of the value they describe, so any change upstream is a change of key.
+// Observers: what passes measure on the calibration data. One sweep serves everyone who asks, and results are kept
+// (calib/gather.h).
 #pragma once
 
 #include <array>
@@ -15,6 +15,8 @@
 
 #include "calib/data.h"
 #include "calib/executor.h"
+#include "calib/gather.h"
+#include "calib/statistics.h"
 #include "formats/base/journal.h"
 #include "formats/ir/graph.h"
 #include "formats/number/number.h"
@@ -54,7 +56,7 @@ struct Range {
 class Calibration {
  public:
   /// `data` may be null: passes that need it then throw Error(Code::calibration).
-  Calibration(std::shared_ptr<const Dataset> data, Threads& threads, Journal& journal);
+  Calibration(std::shared_ptr<const Dataset> data, Threads& threads, Journal& journal, Keeping keeping = {});
   ~Calibration();
 
   bool has_data() const;
@@ -69,6 +71,17 @@ class Calibration {
     ObserverOptions options;
   };
   std::vector<Range> ranges(const Graph&, Reading, std::span<const Request>);
+
+  /// Means of values per channel, over at most `batches` batches (0: all), one sweep for all that are not cached. Empty
+  /// where nothing was seen, or where the value has no such axis or another extent than `channels`.
+  struct MeanRequest {
+    ValueId value = ValueId::none;
+    Quant seen_through;  // null: the value as it is
+    std::int64_t channels = 0;
+    int axis = -1;  // negative: from the back
+  };
+  std::vector<std::vector<double>> means(const Graph&, Reading, std::int64_t batches, std::span<const MeanRequest>);
+
   /// Runs once over at most `batches` batches (0: all), for everything else; nothing is cached. `visit` is called as
   /// run_dataset() does: for different values from several threads at once.
   void sweep(const Graph&, Reading, std::span<const ValueId>, std::int64_t batches,

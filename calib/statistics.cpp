@@ -136,6 +136,31 @@ void Statistics::add_channel(std::size_t c, std::span<const float> x, std::size_
   }
 }
 
+void Statistics::write(ByteWriter& out) const {
+  out.number(infinite_).number(std::uint64_t{channels_.size()});
+  for (const Channel& c : channels_) {
+    out.number(c.extremes.low).number(c.extremes.high).number(c.extremes.bad).number(c.count);
+    out.number(c.average_low).number(c.average_high).number(c.samples).number(c.histogram.has_value());
+    if (c.histogram) c.histogram->write(out);
+  }
+}
+
+void Statistics::read(ByteReader& in) {
+  infinite_ = in.number<std::int64_t>();
+  channels_.clear();
+  channels_.resize(in.size(sizeof(Extremes)));
+  for (Channel& c : channels_) {
+    c.extremes.low = in.number<float>();
+    c.extremes.high = in.number<float>();
+    c.extremes.bad = in.number<std::int64_t>();
+    c.count = in.number<std::int64_t>();
+    c.average_low = in.number<double>();
+    c.average_high = in.number<double>();
+    c.samples = in.number<std::int64_t>();
+    if (in.flag()) c.histogram.emplace(bins_).read(in);
+  }
+}
+
 bool ChannelSums::add(const Tensor& t, std::int64_t channels, int axis, Threads& threads) {
   const auto s = split_at(t.shape(), axis);
   if (!s || s->channels != channels) return false;
@@ -161,6 +186,13 @@ bool ChannelSums::add(const Tensor& t, std::int64_t channels, int axis, Threads&
   });
   count_ += per_channel;
   return true;
+}
+
+void ChannelSums::write(ByteWriter& out) const { out.numbers<double>(sums_).number(count_); }
+
+void ChannelSums::read(ByteReader& in) {
+  sums_ = in.numbers<double>();
+  count_ = in.number<std::int64_t>();
 }
 
 std::vector<double> ChannelSums::means() const {

@@ -13,6 +13,7 @@
 
 #include "calib/extremes.h"
 #include "calib/histogram.h"
+#include "formats/base/bytes.h"
 #include "formats/base/threads.h"
 #include "formats/ir/tensor.h"
 
@@ -44,6 +45,9 @@ class Statistics {
   const std::vector<Channel>& channels() const { return channels_; }
   std::int64_t infinite() const { return infinite_; }
   std::int64_t count() const;
+  /// All that was seen, for later; what is read must have been written by one that was made alike.
+  void write(ByteWriter&) const;
+  void read(ByteReader&);
 
  private:
   [[noreturn]] void fail(const std::string& what) const;
@@ -68,6 +72,8 @@ class ChannelSums {
   bool add(const Tensor&, std::int64_t channels, int axis, Threads&);
   /// Per channel; empty when nothing was seen.
   std::vector<double> means() const;
+  void write(ByteWriter&) const;
+  void read(ByteReader&);
 
  private:
   std::vector<double> sums_;

@@ -24,7 +24,7 @@ Comparison measure(const Graph& reference, const Graph& candidate, DataOptions o
                    bool layers, Console& console) {
   if (!labels.empty()) options.labels = labels;
   const std::unique_ptr<Dataset> data = open_dataset(reference, options);
-  Threads threads(console.threads(), &best_integer_kernels());
+  Threads threads(console.threads(), &best_integer_kernels(), console.stop());
   return compare(reference, candidate, Reading::reference, *data, reference, threads, layers,
                  [&](std::int64_t done, std::int64_t total) {
                    console.journal().progress({"compare", done, total});

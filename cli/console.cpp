@@ -153,6 +153,8 @@ void Console::on_fact(const Json& fact) {
     const std::string where = text_of(fact, "where");
     write_error(colored("warning:", "33") + " " +
                 printable((where.empty() ? "" : where + ": ") + text_of(fact, "text")) + "\n");
+  } else if (kind == "kept" && !text_of(fact, "text").empty()) {
+    if (!options_.quiet) write_error(printable(text_of(fact, "text")) + "\n");
   } else if (options_.verbose && kind == "skip") {
     write_error(
         printable("skip: " + text_of(fact, "pass") + ": " + text_of(fact, "node") + ": " + text_of(fact, "why")) +

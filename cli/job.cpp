@@ -17,6 +17,7 @@
 #include "cli/memory.h"
 #include "cli/ratchet.h"
 #include "cli/report.h"
+#include "cli/resume.h"
 #include "cli/speed.h"
 #include "cli/staging.h"
 #include "cli/weights.h"
@@ -25,6 +26,7 @@
 #include "formats/base/hash.h"
 #include "formats/base/memory.h"
 #include "formats/file/reader.h"
+#include "formats/ir/merkle.h"
 #include "formats/ir/verify.h"
 #include "passes/pipeline.h"
 #include "recipes/reader/recipe.h"
@@ -107,13 +109,15 @@ LayerErrors rank_layers(const Graph& graph, std::shared_ptr<const Dataset> all, 
 }
 
 Comparison compare_written(const Graph& original, const fs::path& file, const Dataset& data, Threads& threads,
-                           const std::stop_token& stop, Journal& journal) {
+                           const std::stop_token& stop, Journal& journal, Resumable& resumable) {
   const Graph written = read_onnx(file);
+  const Digest key = Hasher().digest(resumable.job()).digest(fingerprint(written, false)).finish();
   return compare(original, written, Reading::reference, data, original, threads, false,
                  [&](std::int64_t done, std::int64_t total) {
                    check_stop(stop);
                    journal.progress({"compare", done, total});
-                 });
+                 },
+                 {&resumable.kept(), key});
 }
 
 double integer_share(const Latency& latency) {
@@ -176,21 +180,29 @@ JobResult run_job(const JobRequest& request, Journal& journal) {
   const Target target = plan.backend->target();
   check_weights(original, target);
   warn_of_domains(original, target, journal);
-  Threads threads(request.threads, &best_integer_kernels());
+  Threads threads(request.threads, &best_integer_kernels(), request.stop);
   if (ceiling) check_ceiling(*ceiling, original, threads.count());
   const std::shared_ptr<const Dataset> calib = open_if_named(original, plan.calib);
   const std::shared_ptr<const Dataset> eval = open_if_named(original, plan.eval);
   if (calib || eval) Executor(original, Reading::reference, threads);  // refuses unknown operators now, not later
   check_evaluation(plan.recipe.gate, calib.get(), eval.get(), threads, journal);
-  Provenance from{model_digest(request.model, original), recipe_digest(request, plan.recipe), calib.get(), eval.get(),
-                  calib ? calib->digest(threads) : "",   eval ? eval->digest(threads) : "",   ""};
+  Provenance from{model_digest(request.model, original, request.stop),
+                  recipe_digest(request, plan.recipe),
+                  calib.get(),
+                  eval.get(),
+                  calib ? calib->digest(threads) : "",
+                  eval ? eval->digest(threads) : "",
+                  ""};
   if (plan.ratchet) plan.ratchet->check_data(from.evaluation_sha256);
   check_stop(request.stop);
+  Resumable resumable(request, plan.output, from, journal);
+  const Keeping keeping{&resumable.kept(), origin_json(from.calibration_sha256)};
 
   Graph graph = original;
   fit_versions(graph, target);
-  Calibration calibration(calib, threads, journal);
-  run_steps(graph, plan.steps, plan.recipe, target, calibration, journal, threads, {request.seed, request.stop});
+  Calibration calibration(calib, threads, journal, keeping);
+  run_steps(graph, plan.steps, plan.recipe, target, calibration, journal, threads,
+            {request.seed, request.stop, keeping, resumable.job()});
   check_stop(request.stop);
 
   journal.progress({"write", 0, 0});
@@ -216,7 +228,7 @@ JobResult run_job(const JobRequest& request, Journal& journal) {
     constexpr std::int64_t sanity_samples = 4;
     const std::shared_ptr<const Dataset>& all = eval ? eval : calib;
     const Head data(all, eval ? all->samples() : sanity_samples);
-    result.comparison = compare_written(original, staging.file(), data, threads, request.stop, journal);
+    result.comparison = compare_written(original, staging.file(), data, threads, request.stop, journal, resumable);
     result.comparison->worst_layers = std::move(layers);
     result.compared_on_eval = eval != nullptr;
     check_sanity(*result.comparison);
@@ -235,6 +247,7 @@ JobResult run_job(const JobRequest& request, Journal& journal) {
   } catch (const Error& e) {
     throw GateMissed(e, std::move(result));
   }
+  resumable.tell();
   check_stop(request.stop);
   const Json manifest = manifest_of(request, plan.recipe, target, result, from, staging.file());
   OutputFile file(staging.manifest());
@@ -242,6 +255,34 @@ JobResult run_job(const JobRequest& request, Journal& journal) {
   file.publish(Sync::later);
   staging.publish(request.no_clobber);
   return result;
+}
+
+std::vector<CacheAnswer> ask_cache(const JobRequest& request, Journal& journal, bool& complete) {
+  JobSetup plan = set_up_job(request);
+  Graph graph = read_model(request.model);
+  verify(graph);
+  const Target target = plan.backend->target();
+  Threads threads(request.threads, &best_integer_kernels(), request.stop);
+  const std::shared_ptr<const Dataset> calib = open_if_named(graph, plan.calib);
+  fit_versions(graph, target);
+  std::vector<CacheAnswer> answers;
+  Kept kept(request.cache, {}, journal);
+  kept.rehearse([&](std::string_view kind, const Json& about, bool found) {
+    answers.push_back({std::string(kind), about, found});
+  });
+  const Keeping keeping{&kept, origin_json(calib ? calib->digest(threads) : "")};
+  Calibration calibration(calib, threads, journal, keeping);
+  complete = true;
+  try {
+    run_steps(graph, plan.steps, plan.recipe, target, calibration, journal, threads,
+              {request.seed, request.stop, keeping, {}});
+  } catch (const Error& e) {
+    const bool missing = std::any_of(answers.begin(), answers.end(),
+                                     [](const CacheAnswer& a) { return a.kind == "statistics" && !a.found; });
+    if (e.code() != Code::calibration || !missing) throw;
+    complete = false;
+  }
+  return answers;
 }
 
 Recipe check_recipe(const std::string& name_or_path, const std::vector<std::string>& set) {

@@ -31,6 +31,8 @@ struct JobRequest {
   std::vector<std::string> set;   // id.key=value
   std::filesystem::path ratchet;  // report of the last model, which this one must not be worse than; empty: none
   std::filesystem::path locked;   // lock whose decisions the run must come to; empty: none
+  std::filesystem::path cache;    // folder of results that jobs share; empty: none
+  bool restart = false;           // drop what an interrupted run left
   int threads = 0;
   std::uint64_t seed = 0;
   std::uint64_t max_ram = 0;  // bytes of memory that may be used; 0: what the container allows
@@ -55,8 +57,19 @@ class GateMissed : public Error {
   JobResult result;
 };
 
-/// Throws Error with the documented Code; on any error nothing is published and nothing old is lost.
+/// Throws Error with the documented Code; on any error nothing is published and nothing old is lost. When it is
+/// stopped, the same request goes on where this one was (cli/resume.h).
 JobResult run_job(const JobRequest&, Journal&);
+
+/// One thing that a job asks its cache for.
+struct CacheAnswer {
+  std::string kind;  // of entry
+  Json about;
+  bool found = false;
+};
+/// Runs the steps of the request as far as request.cache knows what they measure, and writes nothing. `complete` is
+/// false when a step could not be told further, since what it measures is missing.
+std::vector<CacheAnswer> ask_cache(const JobRequest& request, Journal&, bool& complete);
 
 /// Error(Code::usage) with the nearest name.
 const BackendDef& backend_named(const std::string& name);

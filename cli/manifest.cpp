@@ -9,6 +9,7 @@
 #include "cli/weights.h"
 #include "formats/base/file.h"
 #include "formats/base/hash.h"
+#include "formats/base/stop.h"
 #include "formats/base/threads.h"
 #include "formats/file/reader.h"
 #include "formats/schema.h"
@@ -34,11 +35,12 @@ void hash_constants(const Graph& graph, Hasher& hasher) {
 }
 
 /// Part by part, so that a large file takes no memory.
-void hash_file(const fs::path& file, Hasher& hasher) {
+void hash_file(const fs::path& file, Hasher& hasher, const std::stop_token& stop) {
   constexpr std::size_t part = std::size_t{16} << 20;
   const MappedFile mapped(file);
   const std::span<const std::byte> bytes = mapped.bytes();
   for (std::size_t at = 0; at < bytes.size(); at += part) {
+    check_stop(stop);
     const std::size_t n = std::min(part, bytes.size() - at);
     hasher.bytes(bytes.subspan(at, n));
     mapped.release(at, n);
@@ -61,7 +63,7 @@ Json machine_json() {
 }
 
 /// The model and its data files.
-Json files_json(const fs::path& staged) {
+Json files_json(const fs::path& staged, const std::stop_token& stop) {
   std::map<std::string, fs::path> files;
   for (const auto& entry : fs::directory_iterator(staged.parent_path())) {
     if (entry.path() != staged && !is_data_file_of(staged, entry.path())) continue;
@@ -72,7 +74,7 @@ Json files_json(const fs::path& staged) {
     Json file = Json::object();
     file.set("name", name).set("bytes", static_cast<std::uint64_t>(fs::file_size(path)));
     Hasher hasher;
-    hash_file(path, hasher);
+    hash_file(path, hasher, stop);
     list.push(file.set("sha256", hex(hasher.finish())));
   }
   return list;
@@ -93,9 +95,9 @@ Json without_seconds(const Json& steps) {
 
 }  // namespace
 
-std::string model_digest(const fs::path& file, const Graph& graph) {
+std::string model_digest(const fs::path& file, const Graph& graph, const std::stop_token& stop) {
   Hasher hasher;
-  hash_file(file, hasher);
+  hash_file(file, hasher, stop);
   if (model_bytes(file, graph) > fs::file_size(file)) hash_constants(graph, hasher);
   return hex(hasher.finish());
 }
@@ -116,7 +118,7 @@ Json manifest_of(const JobRequest& request, const Recipe& recipe, const Target& 
   manifest.set("model", std::move(model)).set("recipe", std::move(by));
   manifest.set("calibration", data_json(from.calibration, from.calibration_sha256));
   manifest.set("evaluation", data_json(from.evaluation, from.evaluation_sha256));
-  manifest.set("lock", Json::object().set("sha256", from.lock_sha256)).set("files", files_json(staged));
+  manifest.set("lock", Json::object().set("sha256", from.lock_sha256)).set("files", files_json(staged, request.stop));
   for (const char* part :
        {"compared_on", "comparison", "gate", "changes", "emitted", "skips", "slower", "warnings", "remarks"}) {
     manifest.set(part, *result.report.find(part));

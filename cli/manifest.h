@@ -24,7 +24,7 @@ struct Provenance {
 };
 
 /// SHA-256 (hex) of the model file, and of the weights outside it where there are any.
-std::string model_digest(const std::filesystem::path& file, const Graph&);
+std::string model_digest(const std::filesystem::path& file, const Graph&, const std::stop_token& = {});
 
 /// `staged`: the written model where it lies until it is published.
 Json manifest_of(const JobRequest&, const Recipe&, const Target&, const JobResult&, const Provenance&,

@@ -73,7 +73,7 @@ class Opt final : public Command {
   void run_on(Graph& graph, const Recipe& recipe, std::vector<BoundStep>& steps, const Target& target,
               Console& console) const {
     if (steps.empty()) return;
-    Threads threads(console.threads(), &best_integer_kernels());
+    Threads threads(console.threads(), &best_integer_kernels(), console.stop());
     std::shared_ptr<const Dataset> data;
     if (!calib_.empty()) data = open_dataset(graph, data_from(calib_));
     Calibration calibration(data, threads, console.journal());

@@ -11,8 +11,8 @@ namespace {
 
 class Quantize final : public Command {
   JobArguments job_;
-  std::string ratchet_, locked_, max_ram_;
-  bool no_clobber_ = false, rehearse_ = false;
+  std::string ratchet_, locked_, max_ram_, cache_;
+  bool no_clobber_ = false, rehearse_ = false, restart_ = false;
 
  public:
   void arguments(Arguments& a) override {
@@ -22,6 +22,8 @@ class Quantize final : public Command {
     a.flag("--rehearse", rehearse_, "only try the job on the first blocks of the model; nothing is published");
     a.option("--max-ram", "SIZE", max_ram_,
              "memory to keep to, like 2G; what is above it lies in files beside the output (default: the container's)");
+    a.option("--cache-dir", "DIR", cache_, "folder of results that runs share: what is known is not computed again");
+    a.flag("--restart", restart_, "drop what an interrupted run left, and begin anew");
     a.flag("--no-clobber", no_clobber_, "refuse to replace an existing file");
   }
 
@@ -31,6 +33,8 @@ class Quantize final : public Command {
     request.locked = locked_;
     if (!max_ram_.empty()) request.max_ram = parse_size(max_ram_, "--max-ram");
     request.no_clobber = no_clobber_;
+    request.cache = cache_;
+    request.restart = restart_;
     if (rehearse_) {
       const Rehearsal done = rehearse_job(request, console.journal());
       console.summary(rehearsal_text(request, done));
@@ -57,7 +61,8 @@ constinit const CommandDef command::quantize{
     "quantize",
     "quantize a model by a recipe and publish it when it passes the gate",
     "The written file is checked by an independent reader, run, and compared with the input model. On any failure the\n"
-    "output path stays as it was.",
+    "output path stays as it was. An interrupted run leaves what it had done in OUTPUT.resume, where the same command\n"
+    "goes on.",
     "qtool quantize model.onnx --recipe int8_static --calib samples.npz --eval held_out.npz -o model.int8.onnx\n"
     "qtool quantize model.onnx --recipe int4_weights --set assign_formats.group=64\n"
     "qtool quantize model.onnx --recipe mine.yaml --set gate.top1_drop=0.005 --json report.json",

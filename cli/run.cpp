@@ -75,7 +75,7 @@ class Run final : public Command {
       verify(graph);
     }
     const std::unique_ptr<Dataset> data = open_dataset(graph, data_from(inputs_));
-    Threads threads(console.threads(), &best_integer_kernels());
+    Threads threads(console.threads(), &best_integer_kernels(), console.stop());
     const Executor executor(graph, Reading::reference, threads);
     std::vector<ValueId> wanted;
     for (const Use& use : graph.outputs) wanted.push_back(use.value);

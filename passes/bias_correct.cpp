@@ -129,34 +129,19 @@ class BiasCorrect final : public Pass {
   }
 
   void analytic(Graph& graph, const std::vector<Site>& sites, PassContext& ctx) const {
-    std::map<ValueId, std::vector<std::size_t>> readers;
-    std::vector<ValueId> wanted;
-    for (std::size_t s = 0; s < sites.size(); ++s) {
-      const ValueId x = graph[sites[s].product.node].inputs[0].value;
-      if (readers[x].empty()) wanted.push_back(x);
-      readers[x].push_back(s);
+    std::vector<Calibration::MeanRequest> inputs;
+    for (const Site& site : sites) {
+      const Node& node = graph[site.product.node];
+      const Use& x = node.inputs[0];
+      inputs.push_back({x.value, x.quant, site.product.in_channels(), site.product.spatial ? 1 : -1});
     }
-    std::vector<ChannelSums> means(sites.size());
-    std::vector<std::uint8_t> fits(sites.size(), 1);
-    ctx.calibration.sweep(
-        graph, Reading::quantized, wanted, batches(ctx), [&](std::int64_t, ValueId x, const Tensor& t) {
-          ctx.check_stop();
-          for (const std::size_t s : readers.at(x)) {
-            const Product& p = sites[s].product;
-            const Node& node = graph[p.node];
-            const Quant& quant = node.inputs[0].quant;
-            const bool turned = node.attrs.get("transA", std::int64_t{0}) != 0;
-            const bool fit =
-                fits[s] != 0 && !turned &&
-                means[s].add(quant ? fake_quantize(t, *quant) : t, p.in_channels(), p.spatial ? 1 : -1, ctx.threads);
-            fits[s] = fit ? 1 : 0;
-          }
-        });
+    const auto means = ctx.calibration.means(graph, Reading::quantized, batches(ctx), inputs);
     std::vector<std::vector<double>> shifts(sites.size());
     ctx.threads.for_each(static_cast<std::int64_t>(sites.size()), 1, [&](std::int64_t begin, std::int64_t end) {
       for (auto s = static_cast<std::size_t>(begin); s < static_cast<std::size_t>(end); ++s) {
-        const std::vector<double> mean = means[s].means();
-        if (fits[s] != 0 && !mean.empty()) shifts[s] = shift_from_inputs(graph, sites[s].product, mean);
+        const Product& p = sites[s].product;
+        const bool turned = graph[p.node].attrs.get("transA", std::int64_t{0}) != 0;
+        if (!turned && !means[s].empty()) shifts[s] = shift_from_inputs(graph, p, means[s]);
       }
     });
     for (std::size_t s = 0; s < sites.size(); ++s) {
@@ -187,25 +172,17 @@ class BiasCorrect final : public Pass {
   }
 
   void measured(Graph& graph, const std::vector<Site>& sites, PassContext& ctx) const {
-    std::vector<ValueId> wanted;
-    for (const Site& site : sites) wanted.push_back(graph[site.product.node].outputs[0]);
-    const auto means_of = [&](Reading reading, std::span<const ValueId> values, std::span<const Site> of) {
-      std::vector<ChannelSums> means(values.size());
-      std::map<ValueId, std::size_t> place;
-      for (std::size_t i = 0; i < values.size(); ++i) place[values[i]] = i;
-      ctx.calibration.sweep(graph, reading, values, batches(ctx), [&](std::int64_t, ValueId v, const Tensor& t) {
-        ctx.check_stop();
-        const Product& p = of[place.at(v)].product;
-        means[place.at(v)].add(t, p.out_channels(), p.spatial ? 1 : -1, ctx.threads);
-      });
-      return means;
-    };
-    const auto wished = means_of(Reading::reference, wanted, sites);
+    std::vector<Calibration::MeanRequest> outputs;
+    for (const Site& site : sites) {
+      const Product& p = site.product;
+      outputs.push_back({graph[p.node].outputs[0], nullptr, p.out_channels(), p.spatial ? 1 : -1});
+    }
+    const auto wished = ctx.calibration.means(graph, Reading::reference, batches(ctx), outputs);
     for (std::size_t s = 0; s < sites.size(); ++s) {
       ctx.journal.progress({"bias_correct", static_cast<std::int64_t>(s), static_cast<std::int64_t>(sites.size())});
-      const auto got = means_of(Reading::quantized, {&wanted[s], 1}, {&sites[s], 1});
-      std::vector<double> shift = wished[s].means();
-      const std::vector<double> now = got[0].means();
+      std::vector<double> shift = wished[s];
+      const std::vector<double> now =
+          ctx.calibration.means(graph, Reading::quantized, batches(ctx), {&outputs[s], 1}).front();
       if (shift.empty() || now.size() != shift.size()) {
         skip(graph, sites[s].product.node, ctx, "its output channels are not on the axis of the weight");
         continue;

@@ -31,11 +31,6 @@ bool PassContext::selects(NodeId node) const {
   return !selected || std::find(selected->begin(), selected->end(), node) != selected->end();
 }
 
-void check_stop(const std::stop_token& stop) {
-  if (!stop.stop_requested()) return;
-  throw Error(Code::interrupted, "interrupted; nothing was written", "the same command starts again");
-}
-
 void PassContext::check_stop() const { qtool::check_stop(stop); }
 
 void declare_keep(Options& o, std::string& keep) { o("keep", keep, "leave these nodes alone", {"float"}); }

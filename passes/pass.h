@@ -17,6 +17,7 @@
 #include "formats/base/journal.h"
 #include "formats/base/options.h"
 #include "formats/base/rng.h"
+#include "formats/base/stop.h"
 #include "formats/base/threads.h"
 #include "formats/ir/graph.h"
 #include "formats/target.h"
@@ -34,9 +35,6 @@ enum class Effect : std::uint8_t {
 };
 std::string_view name_of(Effect);
 
-/// Error(Code::interrupted) when a stop was asked for; for long loops.
-void check_stop(const std::stop_token&);
-
 struct PassContext {
   const Target& target;
   Calibration& calibration;
@@ -47,6 +45,7 @@ struct PassContext {
   /// Nodes that the step's `where` selects; empty optional: all.
   std::optional<std::vector<NodeId>> selected;
   std::stop_token stop;
+  Keeping keeping{};  // where results of long work go that other runs can use
 
   bool selects(NodeId) const;
   void check_stop() const;  // of `stop`

@@ -10,6 +10,7 @@
 #include "formats/base/error.h"
 #include "formats/ir/verify.h"
 #include "passes/changes.h"
+#include "passes/checkpoint.h"
 #include "passes/decisions.h"
 #include "passes/probe.h"
 #include "recipes/reader/bind.h"
@@ -121,14 +122,17 @@ void run_steps(Graph& graph, std::vector<BoundStep>& steps, const Recipe& recipe
                Calibration& calibration, Journal& journal, Threads& threads, const PipelineOptions& options) {
   const Rng probe_rng(options.seed, "probe");
   Probe probe(calibration, threads, probe_rng);
-  std::int64_t done = 0;
-  for (BoundStep& step : steps) {
-    journal.progress({step.def->name, done++, static_cast<std::int64_t>(steps.size())});
+  Checkpoints checkpoints(options.keeping.kept, options.job, graph, steps, journal);
+  const std::size_t first = checkpoints.resume(graph);
+  for (std::size_t i = first; i < steps.size(); ++i) {
+    BoundStep& step = steps[i];
+    journal.progress({step.def->name, static_cast<std::int64_t>(i), static_cast<std::int64_t>(steps.size())});
     const auto start = std::chrono::steady_clock::now();
     const Rng rng(options.seed, step.def->name);
     const Graph before = graph;
     Changes changes;
-    PassContext context{target, calibration, journal, threads, rng, recipe.rules, std::nullopt, options.stop};
+    PassContext context{target,       calibration,  journal,      threads,        rng,
+                        recipe.rules, std::nullopt, options.stop, options.keeping};
     context.check_stop();
     if (step.step.where) context.selected = select(graph, *step.step.where);
     named(step, [&] {
@@ -146,6 +150,7 @@ void run_steps(Graph& graph, std::vector<BoundStep>& steps, const Recipe& recipe
     decided.set("step", step.step.id).set("pass", step.def->name).set("revision", step.def->revision);
     decided.set("knobs", fingerprint_knobs([&](Options& o) { step.pass->options(o); }));
     journal.fact("decided", std::move(decided));
+    checkpoints.store(i + 1, graph);
   }
 }
 

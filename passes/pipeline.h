@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "calib/observe.h"
+#include "formats/base/hash.h"
 #include "formats/base/journal.h"
 #include "formats/ir/graph.h"
 #include "formats/target.h"
@@ -31,9 +32,12 @@ std::vector<BoundStep> bind_steps(const Recipe&);
 struct PipelineOptions {
   std::uint64_t seed = 0;
   std::stop_token stop;
+  Keeping keeping{};
+  Digest job{};  // of everything that the steps depend on beside themselves, for checkpoints
 };
 
-/// Runs all steps on `graph`. Errors carry the pass name; a broken promise is Error(Code::internal).
+/// Runs all steps on `graph`, or those that an interrupted run left to do (passes/checkpoint.h). Errors carry the pass
+/// name; a broken promise is Error(Code::internal).
 void run_steps(Graph& graph, std::vector<BoundStep>& steps, const Recipe& recipe, const Target& target,
                Calibration& calibration, Journal& journal, Threads& threads, const PipelineOptions& options);
 

@@ -159,6 +159,7 @@ void Probe::prepare(const Graph& graph) {
       unable_.clear();
       return;
     } catch (const Error& e) {
+      if (e.code() == Code::interrupted) throw;
       unable_ = e.what();
     }
   }

@@ -6,6 +6,7 @@
 // (gptq.md 4.2). Biases get no codes, since scale and codes follow from activation and weight; but a bias that int32
 // cannot hold enlarges the scale of its weights first (onnx-quantized.md section 3, Conventions).
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <map>
@@ -13,7 +14,9 @@
 
 #include "formats/base/error.h"
 #include "formats/ir/absent.h"
+#include "formats/ir/merkle.h"
 #include "formats/ir/quant.h"
+#include "formats/ir/snapshot.h"
 #include "passes/pass.h"
 #include "passes/product.h"
 #include "passes/rewrite.h"
@@ -68,7 +71,7 @@ class RoundNearest final : public Pass {
       for (std::int64_t i = from; i < to; ++i) {
         ctx.check_stop();
         const auto k = static_cast<std::size_t>(i);
-        decided[k] = round(graph, uses[k]);
+        decided[k] = known_or_rounded(graph, uses[k], ctx.keeping);
       }
     });
     share(graph, uses, decided);
@@ -126,6 +129,41 @@ class RoundNearest final : public Pass {
   static std::int64_t most_bytes_of_zeros(const QuantSpec& spec, const std::string& name) {
     constexpr std::int64_t around = 64;
     return spec.scale.count() + spec.scale.shape()[0] + 2 * static_cast<std::int64_t>(name.size()) + around;
+  }
+
+  /// Codes follow from the weight and from what was decided about it, and are kept under both: where they are slow to
+  /// find, or where other runs may want them.
+  Quant known_or_rounded(const Graph& graph, const Links::Consumer& place, const Keeping& keeping) const {
+    Kept* kept = keeping.kept;
+    if (!kept || !(kept->cache() || (kept->work() && clip_ == "mse"))) return round(graph, place);
+    const Use& use = use_at(graph, place);
+    const Tensor& data = graph[use.value].data;
+    Json about = Json::object();
+    about.set("value", graph[use.value].name);
+    about.set("what", std::string(use.quant->format->name) + " codes, clip " + clip_ + ", scales " + scale_format_);
+    about.set("value_sha256", hex(Hasher().number(data.dtype()).digest(data.digest()).finish()));
+    about.set("shape", to_string(data.shape())).set("decision", hex(fingerprint(*use.quant)));
+    about.set("build", *keeping.origin.find("build"));
+    Json identity = about;
+    const Digest key = Hasher().text(identity.set("value", "").dump()).finish();
+    auto spec = std::make_shared<QuantSpec>(*use.quant);
+    spec->dynamic = false;
+    const auto read = [&](ByteReader& in, const Store::Entry&) {
+      for (Tensor* t : found_by_rounding(*spec)) *t = read_tensor(in);
+      const bool fits = spec->codes.dtype() == code_type(*spec->format) && spec->codes.shape() == data.shape();
+      if (!fits) ByteReader::fail();
+    };
+    if (kept->find("codes", key, about, read)) return spec;
+    const Quant rounded = round(graph, place);
+    kept->keep("codes", key, about, [rounded](ByteWriter& out, const Store&) {
+      QuantSpec all = *rounded;
+      for (const Tensor* t : found_by_rounding(all)) write_tensor(out, *t);
+    });
+    return rounded;
+  }
+
+  static std::array<Tensor*, 5> found_by_rounding(QuantSpec& spec) {
+    return {&spec.scale, &spec.second_scale, &spec.zero_point, &spec.minimum, &spec.codes};
   }
 
   Quant round(const Graph& graph, const Links::Consumer& place) const {

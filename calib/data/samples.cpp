@@ -114,16 +114,6 @@ Digest digest_of(const Tensor& t) {
 
 }  // namespace
 
-void Samples::digest(Hasher& hasher, std::int64_t begin, std::int64_t end, Threads& threads) const {
-  std::vector<Digest> digests(index(end - begin));
-  for (const std::string& name : names()) {
-    threads.for_each(end - begin, 1,
-                     [&](std::int64_t i, std::int64_t) { digests[index(i)] = digest_of(sample(name, begin + i)); });
-    hasher.text(name).number(type(name).dtype);
-    for (const Digest& d : digests) hasher.digest(d);
-  }
-}
-
 std::vector<Digest> Samples::digests(std::int64_t begin, std::int64_t end, Threads& threads) const {
   std::vector<Digest> digests(index(end - begin));
   threads.for_each(end - begin, 1, [&](std::int64_t i, std::int64_t) {

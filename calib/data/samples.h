@@ -42,8 +42,7 @@ class Samples {
   virtual Tensor label(std::int64_t) const { return {}; }
   /// True when sample i starts a sequence (only asked where state is carried).
   virtual bool restarts(std::int64_t i) const { return i == 0; }
-  void digest(Hasher&, std::int64_t begin, std::int64_t end, Threads&) const;
-  /// Of each sample by itself, labels apart.
+  /// SHA-256 of each sample over names, types and contents, labels apart.
   std::vector<Digest> digests(std::int64_t begin, std::int64_t end, Threads&) const;
   virtual bool synthetic() const { return false; }
 };

@@ -12,6 +12,8 @@
 #include <thread>
 #include <vector>
 
+#include "formats/base/stop.h"
+
 namespace qtool {
 namespace {
 
@@ -41,12 +43,13 @@ struct Threads::Pool {
   std::int64_t failed_chunk = std::numeric_limits<std::int64_t>::max();
   std::mutex caller;  // one job at a time
 
-  void drain() {
+  void drain(const std::stop_token& wish) {
     inside_pool = true;
     for (;;) {
       const std::int64_t begin = next.fetch_add(grain);
       if (begin >= n) break;
       try {
+        check_stop(wish);
         (*body)(begin, std::min(begin + grain, n));
       } catch (...) {
         const std::lock_guard lock(mutex);
@@ -59,7 +62,7 @@ struct Threads::Pool {
     inside_pool = false;
   }
 
-  void work() {
+  void work(const std::stop_token& wish) {
     std::uint64_t seen = 0;
     std::unique_lock lock(mutex);
     for (;;) {
@@ -69,16 +72,17 @@ struct Threads::Pool {
       if (body == nullptr) continue;  // the job ended before this worker woke
       ++busy;
       lock.unlock();
-      drain();
+      drain(wish);
       lock.lock();
       if (--busy == 0) done.notify_all();
     }
   }
 };
 
-Threads::Threads(int count, const IntegerKernels* integers) : pool_(std::make_unique<Pool>()), integers_(integers) {
+Threads::Threads(int count, const IntegerKernels* integers, std::stop_token stop)
+    : pool_(std::make_unique<Pool>()), integers_(integers), stop_(std::move(stop)) {
   const int total = count > 0 ? count : available();
-  for (int i = 1; i < total; ++i) pool_->workers.emplace_back([pool = pool_.get()] { pool->work(); });
+  for (int i = 1; i < total; ++i) pool_->workers.emplace_back([pool = pool_.get(), wish = stop_] { pool->work(wish); });
 }
 
 Threads::~Threads() {
@@ -97,7 +101,10 @@ void Threads::for_each(std::int64_t n, std::int64_t grain,
   if (n <= 0) return;
   grain = std::max<std::int64_t>(grain, 1);
   if (inside_pool || pool_->workers.empty() || n <= grain) {
-    for (std::int64_t begin = 0; begin < n; begin += grain) body(begin, std::min(begin + grain, n));
+    for (std::int64_t begin = 0; begin < n; begin += grain) {
+      check_stop(stop_);
+      body(begin, std::min(begin + grain, n));
+    }
     return;
   }
   const std::lock_guard turn(pool_->caller);
@@ -113,7 +120,7 @@ void Threads::for_each(std::int64_t n, std::int64_t grain,
     ++pool.generation;
   }
   pool.wake.notify_all();
-  pool.drain();
+  pool.drain(stop_);
   std::unique_lock lock(pool.mutex);
   pool.done.wait(lock, [&] { return pool.busy == 0; });
   pool.body = nullptr;

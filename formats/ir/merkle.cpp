@@ -13,6 +13,30 @@
 namespace qtool {
 namespace {
 
+Digest tensor(const Tensor& t) {
+  Hasher h;
+  h.text("tensor").number(t.dtype()).number(t.rank());
+  for (const std::int64_t d : t.shape()) h.number(d);
+  if (t.dtype() == DType::string && !t.empty()) {
+    for (const std::string& s : t.read_strings()) h.text(s);
+    return h.finish();
+  }
+  return h.digest(t.digest()).finish();
+}
+
+Digest quant(const QuantSpec& spec) {
+  Hasher h;
+  h.text("quant");
+  h.text(spec.format == nullptr ? std::string_view() : spec.format->name);
+  h.text(spec.scale_format == nullptr ? std::string_view() : spec.scale_format->name);
+  h.number(spec.grain.kind).number(spec.grain.axis).number(spec.grain.group).number(spec.grain.group2);
+  h.number(spec.symmetric).number(spec.narrow).number(spec.dynamic).number(spec.is_bias);
+  for (const Tensor* t : {&spec.scale, &spec.second_scale, &spec.zero_point, &spec.minimum, &spec.codes}) {
+    h.digest(tensor(*t));
+  }
+  return h.finish();
+}
+
 /// Hashes graphs that may share tensors and bodies: each is hashed once.
 class Merkle {
  public:
@@ -27,8 +51,6 @@ class Merkle {
   void type(Hasher& h, const Type& t) const;
 
  private:
-  Digest tensor(const Tensor& t);
-  Digest quant(const QuantSpec& spec);
   Digest body(const Graph& graph);
   Digest node(const Graph& graph, const Node& n, const std::vector<Digest>& of);
   Digest function(const Function& f);
@@ -40,30 +62,6 @@ class Merkle {
   std::map<const Graph*, Digest> bodies_;
   std::map<const Function*, Digest> functions_;
 };
-
-Digest Merkle::tensor(const Tensor& t) {
-  Hasher h;
-  h.text("tensor").number(t.dtype()).number(t.rank());
-  for (const std::int64_t d : t.shape()) h.number(d);
-  if (t.dtype() == DType::string && !t.empty()) {
-    for (const std::string& s : t.read_strings()) h.text(s);
-    return h.finish();
-  }
-  return h.digest(t.digest()).finish();
-}
-
-Digest Merkle::quant(const QuantSpec& spec) {
-  Hasher h;
-  h.text("quant");
-  h.text(spec.format == nullptr ? std::string_view() : spec.format->name);
-  h.text(spec.scale_format == nullptr ? std::string_view() : spec.scale_format->name);
-  h.number(spec.grain.kind).number(spec.grain.axis).number(spec.grain.group).number(spec.grain.group2);
-  h.number(spec.symmetric).number(spec.narrow).number(spec.dynamic).number(spec.is_bias);
-  for (const Tensor* t : {&spec.scale, &spec.second_scale, &spec.zero_point, &spec.minimum, &spec.codes}) {
-    h.digest(tensor(*t));
-  }
-  return h.finish();
-}
 
 void Merkle::type(Hasher& h, const Type& t) const {
   h.number(t.kind).number(t.known_dtype).number(t.known_rank);
@@ -191,6 +189,8 @@ Digest Merkle::outputs(const Graph& graph, const std::vector<Digest>& of) {
 }
 
 }  // namespace
+
+Digest fingerprint(const QuantSpec& spec) { return quant(spec); }
 
 std::vector<Digest> merkle(const Graph& graph, bool quantized) {
   return Merkle(graph.model.get(), quantized).values(graph, false);

@@ -12,6 +12,8 @@ namespace qtool {
 
 /// Indexed by ValueId. `quantized`: include Use::quant on the path.
 std::vector<Digest> merkle(const Graph&, bool quantized);
+/// Of a decision by itself.
+Digest fingerprint(const QuantSpec&);
 /// One hash of the whole graph, names of inputs and outputs included.
 Digest fingerprint(const Graph&, bool quantized);
 

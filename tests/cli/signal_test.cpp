@@ -24,7 +24,7 @@ std::chrono::milliseconds undisturbed(const std::string& output) {
 
 }  // namespace
 
-TEST_CASE("SIGTERM and SIGINT exit with 75, write nothing and leave nothing") {
+TEST_CASE("SIGTERM and SIGINT exit with 75, write nothing, and leave at most what the next run goes on with") {
   for (const int number : {SIGTERM, SIGINT}) {
     const ScratchFolder folder, elsewhere;
     const std::string output = (folder / "q.onnx").string();
@@ -41,7 +41,9 @@ TEST_CASE("SIGTERM and SIGINT exit with 75, write nothing and leave nothing") {
     CHECK(done.code == 75);
     CHECK(done.err.find("interrupted") != std::string::npos);
     CHECK(bytes_of(output) == "old");
-    CHECK(listing(folder.path()) == std::vector<std::string>{"q.onnx"});
+    std::vector<std::string> left = listing(folder.path());
+    std::erase(left, "q.onnx.resume");
+    CHECK(left == std::vector<std::string>{"q.onnx"});
   }
 }
 

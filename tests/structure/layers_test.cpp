@@ -36,7 +36,7 @@ const std::vector<Door> doors = {
 /// Headers of C++, C and POSIX. Others need a door above.
 const std::regex system_header(
     "[a-z_0-9]+|(stddef|stdint|stdio|stdlib|string|malloc|math|errno|fcntl|unistd|signal|poll|sched|dlfcn|fnmatch|glob|"
-    "pthread|spawn|termios|cpuid|immintrin|getopt|inttypes|sys/[a-z]+|linux/[a-z]+|asm/[a-z]+)\\.h");
+    "pthread|spawn|link|termios|cpuid|immintrin|getopt|inttypes|sys/[a-z]+|linux/[a-z]+|asm/[a-z]+)\\.h");
 
 struct Include {
   bool quoted;
