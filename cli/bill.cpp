@@ -90,7 +90,7 @@ Json report_of(const JobRequest& request, const Recipe& recipe, const Bill& bill
 
 }  // namespace
 
-Bill plan_job(const JobRequest& request, Journal& journal, const Headers& headers) {
+Bill plan_job(const JobRequest& request, Journal& journal, const Headers& headers, std::int64_t samples) {
   JobSetup setup = set_up_job(request);
   const Graph original = read_headers(request.model, headers);
   verify(original);
@@ -118,8 +118,8 @@ Bill plan_job(const JobRequest& request, Journal& journal, const Headers& header
   bill.bytes = interval(written_bytes(lowered, setup.output), forecast);
   bill.disk_bytes = bill.bytes.most;
   const Rates rates = known_rates();
-  bill.price = price_job({original, decided, lowered, forecast, calib.get(), eval.get(), bill.bytes.planned,
-                          setup.steps.size(), threads.count(), rates});
+  bill.price = price_job({original, decided, lowered, forecast, calib.get(), eval.get(), calibrated ? samples : 0,
+                          bill.bytes.planned, setup.steps.size(), threads.count(), rates});
   bill.latency = tell_latency(original, decided, calib ? calib.get() : eval.get(), target, journal);
   if (const auto bound = bound_to_one_sample(decided, calib ? calib.get() : eval.get())) {
     bill.multiply_adds = multiply_adds_by_precision(*bound, target);

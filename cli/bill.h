@@ -44,7 +44,8 @@ struct Bill {
 
 /// Errors as of run_job(), but for those that need elements of weights or data. Data that are named tell the number of
 /// samples and their shapes.
-Bill plan_job(const JobRequest&, Journal&, const Headers& = {});
+/// `samples`: of calibration data that are not named yet, for the price.
+Bill plan_job(const JobRequest&, Journal&, const Headers& = {}, std::int64_t samples = 0);
 
 /// The bill for people.
 std::string bill_text(const JobRequest&, const Bill&, const std::vector<Json>& facts);

@@ -37,6 +37,7 @@ struct JobRequest {
   std::uint64_t seed = 0;
   std::uint64_t max_ram = 0;  // bytes of memory that may be used; 0: what the container allows
   bool no_clobber = false;
+  bool rehearsal = false;  // the model is a part of what the gate's limits are for: they are not judged
   std::stop_token stop;
 };
 

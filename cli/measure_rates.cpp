@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/measure_rates.h"
 
-#include <chrono>
+#include <algorithm>
 #include <cmath>
+#include <ctime>
 #include <limits>
 #include <string>
 
@@ -19,16 +20,17 @@
 namespace qtool {
 namespace {
 
-/// Nanoseconds of the fastest of a few calls; the first one, which fetches memory, does not count.
+/// Processor nanoseconds of the fastest of a few calls: what else the machine does must not count. Nor does the first
+/// one, which fetches memory.
 template <class F>
 double fastest(const F& f) {
   constexpr int rounds = 5;
   double best = std::numeric_limits<double>::infinity();
   f();
   for (int i = 0; i < rounds; ++i) {
-    const auto start = std::chrono::steady_clock::now();
+    const std::clock_t start = std::clock();
     f();
-    best = std::min(best, std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - start).count());
+    best = std::min(best, static_cast<double>(std::clock() - start) * (1e9 / CLOCKS_PER_SEC));
   }
   return best;
 }
@@ -44,13 +46,15 @@ Tensor numbers(const Shape& shape) {
 /// A model of one operator many times over: what it takes per unit of its work.
 struct Trial {
   const char *input, *weight;  // types; weight may be empty
-  const char* node;            // what makes y of x and w
+  const char* node;            // what makes the next value of $ and w
   int times = 1;               // a chain of so many
+  const char* other = "";      // type of a second weight r
 };
 
 Graph chain(const Trial& trial) {
   const std::string header = "<ir_version: 8, opset_import: [\"\" : 17]>\ng (" + std::string(trial.input) + " x0" +
-                             (*trial.weight ? ", " + std::string(trial.weight) + " w" : "") + ") => (float[] x" +
+                             (*trial.weight ? ", " + std::string(trial.weight) + " w" : "") +
+                             (*trial.other ? ", " + std::string(trial.other) + " r" : "") + ") => (float[] x" +
                              std::to_string(trial.times) + ") {\n";
   std::string body;
   for (int i = 0; i < trial.times; ++i) {
@@ -60,7 +64,9 @@ Graph chain(const Trial& trial) {
   }
   Graph graph = parse_graph(header + body + "}\n");
   for (const Use& use : graph.outputs) graph[use.value].type = Type();
-  if (const auto w = graph.find_value("w")) {
+  for (const char* name : {"w", "r"}) {
+    const auto w = graph.find_value(name);
+    if (!w) continue;
     graph[*w].data = numbers(graph[*w].type.shape);
     std::erase(graph.inputs, *w);
   }
@@ -112,18 +118,21 @@ void measure_runs(Rates& r, Threads& one) {
   const auto take = [&](double Rates::*rate, const Trial& trial, Reading reading = Reading::reference) {
     r.*rate = solve(trial, reading, r, rate, one);
   };
-  // In an order in which each needs only those before it.
-  take(&Rates::node, {"float[1]", "", "Neg($)", 200});
-  take(&Rates::element, {"float[64,4096]", "", "Neg($)", 20});
-  take(&Rates::function, {"float[64,4096]", "", "Softmax($)", 4});
-  take(&Rates::conv, {"float[1,64,28,28]", "float[64,64,1,1]", "Conv($, w)", 16});
-  take(&Rates::conv_3x3, {"float[1,64,28,28]", "float[64,64,3,3]", "Conv<pads = [1, 1, 1, 1]>($, w)", 8});
-  take(&Rates::conv_few, {"float[1,3,112,112]", "float[32,3,3,3]", "Conv<pads = [1, 1, 1, 1]>($, w)", 1});
-  take(&Rates::depthwise, {"float[1,64,28,28]", "float[64,1,3,3]", "Conv<group = 64, pads = [1, 1, 1, 1]>($, w)", 16});
+  // In an order in which each needs only those before it. Values are of the size that they have in models of images:
+  // rates of what stays in the nearest caches would promise too much.
+  take(&Rates::node, {"float[1,1]", "float[1,1]", "Gemm($, w)", 1000});
+  take(&Rates::element, {"float[64,16384]", "", "Neg($)", 8});
+  take(&Rates::function, {"float[64,16384]", "", "Softmax($)", 2});
+  take(&Rates::conv, {"float[1,64,112,112]", "float[64,64,1,1]", "Conv($, w)", 4});
+  take(&Rates::conv_3x3, {"float[1,64,112,112]", "float[64,64,3,3]", "Conv<pads = [1, 1, 1, 1]>($, w)", 2});
+  take(&Rates::conv_few, {"float[1,3,224,224]", "float[32,3,3,3]", "Conv<pads = [1, 1, 1, 1]>($, w)", 1});
+  take(&Rates::depthwise, {"float[1,64,112,112]", "float[64,1,3,3]", "Conv<group = 64, pads = [1, 1, 1, 1]>($, w)", 4});
   take(&Rates::product, {"float[64,512]", "float[512,512]", "MatMul($, w)", 8});
-  take(&Rates::code, {"float[64,4096]", "float[4096,1]", "MatMul($, w)", 1}, Reading::quantized);
+  take(&Rates::recurrent,
+       {"float[64,8,128]", "float[1,512,128]", "LSTM<hidden_size = 128>($, w, r)", 1, "float[1,512,128]"});
+  take(&Rates::code, {"float[64,16384]", "float[16384,1]", "MatMul($, w)", 1}, Reading::quantized);
   take(&Rates::int_product, {"float[64,512]", "float[512,512]", "MatMul($, w)", 8}, Reading::quantized);
-  take(&Rates::int_conv, {"float[1,64,28,28]", "float[64,64,3,3]", "Conv<pads = [1, 1, 1, 1]>($, w)", 8},
+  take(&Rates::int_conv, {"float[1,64,112,112]", "float[64,64,3,3]", "Conv<pads = [1, 1, 1, 1]>($, w)", 2},
        Reading::quantized);
 }
 

@@ -8,13 +8,17 @@ namespace {
 
 class Plan final : public Command {
   JobArguments job_;
+  std::int64_t samples_ = 0;
 
  public:
-  void arguments(Arguments& a) override { job_.declare(a); }
+  void arguments(Arguments& a) override {
+    job_.declare(a);
+    a.number("--samples", samples_, 0, 1'000'000'000, "calibration samples to price where no data are named");
+  }
 
   void run(Console& console) override {
     const JobRequest request = job_.request(console);
-    const Bill bill = plan_job(request, console.journal());
+    const Bill bill = plan_job(request, console.journal(), {}, samples_);
     console.summary(bill_text(request, bill, console.journal().facts()));
     console.result(bill.report);
   }

@@ -13,13 +13,18 @@ namespace qtool {
 namespace {
 
 constexpr double ns_per_second = 1e9;
-constexpr double program_bytes = 18.5 * (1 << 20);  // code, tables, the allocator's own
-constexpr double file_pages = 1 << 21;              // of a file while it is read and written piece by piece
+constexpr double mebi = 1 << 20;
+constexpr double program_bytes = 15.5 * mebi;  // code, tables, the allocator's own
+constexpr double in_place = 0.83;              // of the values alive: kernels write into what dies
+constexpr double apart = 4.5 * mebi;           // most that the places of one model's values leave unused between them
+constexpr double node_bytes = 6400;            // of a node in all graphs that are held at one time
+constexpr double hashed_part = 16 * mebi;      // of a file that is hashed: pages that are mapped together
 
 /// Extents of one batch, where data tell them; else of one made-up run.
 class Batches {
  public:
-  explicit Batches(const Dataset* data) : data_(data) {
+  /// `samples`: assumed where there are no data.
+  Batches(const Dataset* data, std::int64_t samples) : data_(data), samples_(std::max<std::int64_t>(samples, 1)) {
     if (data && data->batches() > 0) feeds_ = data->feeds(0);
   }
   Graph bound(const Graph& graph) const {
@@ -41,7 +46,7 @@ class Batches {
   }
   /// Batches that hold about so many samples; 0: all.
   double count(std::int64_t samples) const {
-    if (!data_) return 1;
+    if (!data_) return static_cast<double>(samples == 0 ? samples_ : std::min(samples, samples_));
     const auto all = static_cast<double>(data_->batches());
     if (samples == 0 || samples >= data_->samples()) return all;
     return std::clamp(static_cast<double>(samples) * all / static_cast<double>(data_->samples()), 1.0, all);
@@ -54,6 +59,7 @@ class Batches {
 
  private:
   const Dataset* data_;
+  std::int64_t samples_;
   Feeds feeds_;
 };
 
@@ -79,13 +85,13 @@ class Pricer {
  public:
   explicit Pricer(const PriceInput& in)
       : in_(in),
-        calib_(in.calib),
-        judged_(in.eval ? in.eval : in.calib),
+        calib_(in.calib, in.samples),
+        judged_(in.eval ? in.eval : in.calib, in.samples),
         nodes_(static_cast<double>(in.original.nodes().size())),
         weights_(constant_bytes(in.original)) {}
 
   Price run() {
-    held_ = program_bytes + weights_ + calib_.bytes() + (in_.eval ? judged_.bytes() : 0);
+    held_ = program_bytes + node_bytes * nodes_ + weights_ + calib_.bytes() + (in_.eval ? judged_.bytes() : 0);
     read();
     steps();
     write();
@@ -111,7 +117,7 @@ class Pricer {
     const double data = calib_.bytes() + (in_.eval ? judged_.bytes() : 0);
     const double ns = rates().start + (rates().read + rates().hash) * weights_ + rates().scan * weights_ / 4 +
                       rates().node_look * nodes_ + (rates().hash + rates().read) * data;
-    phase("read", ns, file_pages);
+    phase("read", ns, std::min(weights_, hashed_part));
   }
 
   void steps() {
@@ -154,8 +160,21 @@ class Pricer {
     const double each = histogram ? rates().histogram : sweep.method == "sum" ? rates().element : rates().range;
     const double runs = calib_.count(sweep.samples) * static_cast<double>(sweep.times);
     const double rewritten = constant_bytes(sweep.graph, constants_of(in_.original));
-    phase(std::string(sweep.pass), shared(runs * (one.ns + seen * each)) + rates().node_look * nodes_,
-          static_cast<double>(one.kept) + static_cast<double>(one.alive) * side_by_side(one, runs) + rewritten);
+    phase(std::string(sweep.pass),
+          shared(runs * (one.ns + seen * each)) + begin_ns(one) * static_cast<double>(sweep.times),
+          resident(one) * side_by_side(one, runs) + static_cast<double>(one.kept) + rewritten);
+  }
+
+  /// What the values of one run take.
+  static double resident(const RunPrice& one) {
+    const auto alive = static_cast<double>(one.alive);
+    return in_place * alive + std::min(apart, 2 * alive);
+  }
+
+  /// Before the first batch: the graph is laid out, kernels are transformed, memory is fetched.
+  double begin_ns(const RunPrice& one) const {
+    return rates().node_look * nodes_ + rates().prepare * static_cast<double>(one.kept) / sizeof(float) +
+           rates().touch * static_cast<double>(one.alive + one.kept);
   }
 
   double side_by_side(const RunPrice& one, double runs) const {
@@ -169,30 +188,26 @@ class Pricer {
     const auto bytes = static_cast<double>(in_.output_bytes);
     const double ns = made * rates().pack + bytes * (rates().write + rates().read + 2 * rates().hash) +
                       3 * rates().node_look * nodes_;
-    phase("write", ns, made + largest_of(in_.lowered) + file_pages);
+    phase("write", ns, made);
     phase("verify", rates().read * bytes, made + bytes);
     written_ = bytes;
   }
 
-  static double largest_of(const Graph& graph) {
-    std::size_t most = 0;
-    for (const ValueId v : graph.values()) most = std::max(most, graph[v].data.size_bytes());
-    return static_cast<double>(most);
-  }
-
   void compare() {
-    if (!in_.calib && !in_.eval) return;
+    if (!in_.calib && !in_.eval && in_.samples == 0) return;
     constexpr std::int64_t sanity_samples = 4, ranked_samples = 2;
     const RunPrice before = price_run(judged_.bound(in_.original), Reading::reference, rates());
     const RunPrice after = price_run(judged_.bound(in_.decided), Reading::quantized, rates());
     const RunPrice floats = price_run(judged_.bound(in_.decided), Reading::reference, rates());
     const double runs = judged_.count(in_.eval ? 0 : sanity_samples), ranked = judged_.count(ranked_samples);
-    const auto alive = [](const RunPrice& r) { return static_cast<double>(r.alive + r.kept); };
-    phase("compare", shared(runs * (before.ns + after.ns)) + rates().node_look * nodes_,
-          written_ + (alive(before) + alive(after)) * side_by_side(before, runs));
+    const auto kept = [](const RunPrice& r) { return static_cast<double>(r.kept); };
+    // The second model runs when the first one has come to its outputs; layers are compared as both go.
+    phase("compare", shared(runs * (before.ns + after.ns)) + begin_ns(before) + begin_ns(after),
+          written_ + std::max(resident(before), resident(after)) * side_by_side(before, runs) + kept(before) +
+              kept(after));
     phase("rank layers",
-          ranked * (floats.ns + after.ns + after.elements * rates().compare) + rates().node_look * nodes_,
-          alive(floats) + alive(after));
+          ranked * (floats.ns + after.ns + after.elements * rates().compare) + begin_ns(floats) + begin_ns(after),
+          resident(floats) + resident(after) + kept(floats) + kept(after));
   }
 
   const PriceInput& in_;

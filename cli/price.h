@@ -40,6 +40,7 @@ struct PriceInput {
   const Graph &original, &decided, &lowered;
   const Forecast& forecast;
   const Dataset *calib = nullptr, *eval = nullptr;  // null: none
+  std::int64_t samples = 0;  // to assume where calib is null, one of them at a time; 0: the job takes none
   std::uint64_t output_bytes = 0;
   std::size_t steps = 0;
   int threads = 1;

@@ -20,6 +20,11 @@ bool is_one_of(const Node& node, const std::array<std::string_view, n>& ops) {
 
 constexpr std::array<std::string_view, 8> shares{"Reshape",  "Squeeze",  "Unsqueeze", "Flatten",
                                                  "Identity", "Constant", "Shape",     "Size"};
+/// Write their result in the place of an operand that dies with them.
+constexpr std::array<std::string_view, 24> in_place{
+    "Relu", "LeakyRelu",   "Sigmoid",    "Tanh", "Erf",  "Exp",      "Log",  "Neg",
+    "Abs",  "Sqrt",        "Reciprocal", "Elu",  "Selu", "Softplus", "Gelu", "Mish",
+    "Clip", "HardSigmoid", "HardSwish",  "Add",  "Sub",  "Mul",      "Div",  "Pow"};
 constexpr std::array<std::string_view, 21> functions{
     "Softmax", "LogSoftmax", "Sigmoid",  "Tanh",       "Erf",   "Exp",       "Log",
     "Pow",     "Gelu",       "Sqrt",     "Mish",       "Sin",   "Cos",       "HardSwish",
@@ -145,10 +150,16 @@ class RunPricer {
     double now = 0, most = 0;
     for (const ValueId v : graph_.inputs) now += graph_.is_constant(v) ? 0 : bytes(v);
     for (std::size_t at = 0; at < order_.size(); ++at) {
-      for (const ValueId v : graph_[order_[at]].outputs) {
-        if (v != ValueId::none && owner[index(v)] == v) now += bytes(v);
+      const Node& node = graph_[order_[at]];
+      double made = 0, taken = 0;
+      for (const ValueId v : node.outputs) {
+        if (v != ValueId::none && owner[index(v)] == v) made += bytes(v);
       }
-      most = std::max(most, now);
+      for (const ValueId v : dying[at]) {
+        if (is_one_of(node, in_place) && bytes(v) == made) taken = made;
+      }
+      now += made;
+      most = std::max(most, now - taken);
       for (const ValueId v : dying[at]) now -= bytes(v);
     }
     price_.alive = static_cast<std::uint64_t>(most);

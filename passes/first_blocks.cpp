@@ -28,6 +28,24 @@ Graph cut_at(const Graph& graph, ValueId waist) {
   return cut;
 }
 
+/// Whether no weighted node behind place `at` does without `waist`.
+bool all_go_through(const Graph& graph, const std::vector<NodeId>& order, std::size_t at, ValueId waist) {
+  std::vector<std::uint8_t> from(graph.value_slots());
+  from[index(waist)] = 1;
+  for (++at; at < order.size(); ++at) {
+    const Node& node = graph[order[at]];
+    bool depends = false;
+    for (const auto* uses : {&node.inputs, &node.captured}) {
+      for (const Use& use : *uses) depends = depends || (use.value != ValueId::none && from[index(use.value)] != 0);
+    }
+    if (!depends && is_weighted(graph, order[at])) return false;
+    for (const ValueId v : node.outputs) {
+      if (v != ValueId::none) from[index(v)] = depends ? 1 : 0;
+    }
+  }
+  return true;
+}
+
 }  // namespace
 
 std::int64_t weighted_nodes(const Graph& graph) {
@@ -66,7 +84,8 @@ std::optional<Graph> first_blocks(const Graph& graph, std::int64_t least, double
     }
     if (seen < least) continue;
     if (static_cast<double>(seen) > share * static_cast<double>(all)) return std::nullopt;
-    if (open.size() == 1 && last[index(open[0])] < order.size()) return cut_at(graph, open[0]);
+    if (open.size() != 1 || last[index(open[0])] == order.size()) continue;
+    if (all_go_through(graph, order, at, open[0])) return cut_at(graph, open[0]);
   }
   return std::nullopt;
 }

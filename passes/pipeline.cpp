@@ -165,8 +165,11 @@ void plan_steps(Graph& graph, std::vector<BoundStep>& steps, const Recipe& recip
     if (step.step.where) context.selected = select(graph, *step.step.where);
     named(step, [&] { step.pass->plan(graph, context, forecast); });
     if (step.def->effect != Effect::equivalent || !changes_between(before, graph).reference()) continue;
-    // The probe: both graphs on one batch.
-    forecast.sweeps.push_back({"probe", graph, Reading::reference, 1, 2, {}, {}});
+    // The probe: this graph on one batch, and the first time the one before it; without data, whether that runs at all.
+    const bool first =
+        std::none_of(forecast.sweeps.begin(), forecast.sweeps.end(), [](const auto& s) { return s.pass == "probe"; });
+    const std::int64_t times = !first ? 1 : calibration.has_data() ? 2 : 3;
+    forecast.sweeps.push_back({"probe", graph, Reading::reference, 1, times, {}, {}});
   }
 }
 

@@ -193,4 +193,65 @@ TEST_CASE("a plan needs no data, and says so where the job would") {
   CHECK(planned.code == 0);
   CHECK(planned.out.find("name them with --calib") != std::string::npos);
   CHECK(listing(folder.path()).empty());
+  const JobRequest request = request_of({sample_model("digits_cnn"), "int8_static", ""}, folder / "model.onnx");
+  Journal journal;
+  const double few = plan_job(request, journal, {}, 10).price.seconds;
+  CHECK(few > plan_job(request, journal).price.seconds);
+  CHECK(plan_job(request, journal, {}, 10000).price.seconds > 10 * few);
+}
+
+TEST_CASE("a rehearsal runs everything on the first blocks and publishes nothing") {
+  const ScratchFolder folder;
+  // A gate that only the whole model could meet is not judged.
+  const std::vector<std::string> words{"quantize",
+                                       sample_model("digits_cnn"),
+                                       "--recipe",
+                                       "int8_static",
+                                       "--calib",
+                                       sample_data("digits_calib"),
+                                       "--eval",
+                                       sample_data("digits_eval"),
+                                       "--set",
+                                       "gate.top1_drop=0.0001",
+                                       "--rehearse",
+                                       "-o",
+                                       (folder / "out.onnx").string()};
+  auto with_report = words;
+  with_report.insert(with_report.end(), {"--json", (folder / "report.json").string()});
+  const Outcome done = run_qtool(with_report);
+  REQUIRE_MESSAGE(done.code == 0, done.err);
+  CHECK(done.out.find("rehearsed on its first") != std::string::npos);
+  CHECK(listing(folder.path()) == std::vector<std::string>{"report.json"});
+  const Json report = Json::parse(bytes_of(folder / "report.json"), "report");
+  CHECK(report.find("schema")->as_string() == "qtool.rehearsal/1");
+  CHECK(report.find("layers")->as_number() < report.find("all_layers")->as_number());
+  CHECK(report.find("plan")->find("output_bytes")->as_number() > 0);
+  // What the job would refuse, the rehearsal refuses.
+  const Outcome refused = run_qtool({"quantize", sample_model("digits_cnn"), "--recipe", "int8_static", "--rehearse"});
+  CHECK(refused.code == 7);
+}
+
+TEST_CASE("rates are measured once and kept; what is broken counts as not measured") {
+  const ScratchFolder folder;
+  Setup setup;
+  setup.environment = {"XDG_CACHE_HOME=" + (folder / "cache").string()};
+  const std::vector<std::string> plan{"plan", sample_model("digits_cnn"), "--recipe", "int8_weights"};
+  CHECK(run_qtool(plan, setup).out.find("built-in rates") != std::string::npos);
+  const Outcome measured = run_qtool({"doctor", "--calibrate", "--json", "-"}, setup);
+  REQUIRE(measured.code == 0);
+  const Json rates = *Json::parse(measured.out, "rates").find("ns");
+  for (const auto& [name, rate] : rates.as_object()) {
+    CAPTURE(name);
+    CHECK(rate.as_number() > 0);
+  }
+  CHECK(run_qtool(plan, setup).out.find("built-in rates") == std::string::npos);
+  const std::filesystem::path file = folder / "cache/qtool/rates.json";
+  const std::string whole = bytes_of(file);
+  for (const std::string& broken : {whole.substr(0, whole.size() / 2), std::string("[]"), std::string("{\"ns\": {}}"),
+                                    std::string(whole).replace(whole.find("\"start\""), 7, "\"other\"")}) {
+    write_bytes(file, broken);
+    const Outcome outcome = run_qtool(plan, setup);
+    CHECK(outcome.code == 0);
+    CHECK(outcome.out.find("built-in rates") != std::string::npos);
+  }
 }
