@@ -186,7 +186,10 @@ JobResult run_job(const JobRequest& request, Journal& journal) {
   const std::shared_ptr<const Dataset> eval = open_if_named(original, plan.eval);
   if (calib || eval) Executor(original, Reading::reference, threads);  // refuses unknown operators now, not later
   check_evaluation(plan.recipe.gate, calib.get(), eval.get(), threads, journal);
-  if (request.rehearsal) plan.recipe.gate = {};
+  if (request.rehearsal) {
+    plan.recipe.gate = {};
+    keep_what_selects(plan, original);
+  }
   Provenance from{model_digest(request.model, original, request.stop),
                   recipe_digest(request, plan.recipe),
                   calib.get(),

@@ -9,6 +9,7 @@
 #include "formats/base/error.h"
 #include "formats/file/reader.h"
 #include "recipes/reader/bind.h"
+#include "recipes/reader/where.h"
 
 namespace qtool {
 namespace fs = std::filesystem;
@@ -104,6 +105,19 @@ void require_data(const JobRequest& request, JobSetup& setup) {
                 step.step.place.text() + ": " + std::string(step.def->name) + " measures on data, and there are none",
                 "name calibration data with --calib or in the recipe's `data:`");
   }
+}
+
+void keep_what_selects(JobSetup& setup, const Graph& part) {
+  const auto selects_nothing = [&](const Where& where) {
+    try {
+      return select(part, where).empty();
+    } catch (const Error& e) {
+      if (e.code() != Code::usage) throw;
+      return true;
+    }
+  };
+  std::erase_if(setup.recipe.rules, [&](const Rule& rule) { return selects_nothing(rule.where); });
+  std::erase_if(setup.steps, [&](const BoundStep& b) { return b.step.where && selects_nothing(*b.step.where); });
 }
 
 void fit_versions(Graph& graph, const Target& target) {

@@ -36,6 +36,9 @@ JobSetup set_up_job(const JobRequest&);
 /// Error(Code::usage or Code::calibration) when a step or the gate needs data that nobody named; reads the ratchet.
 void require_data(const JobRequest&, JobSetup&);
 
+/// Leaves out the rules and steps that select nothing in a part of the model, where that is all there is.
+void keep_what_selects(JobSetup&, const Graph& part);
+
 /// The graph at an opset and IR version that the target loads.
 void fit_versions(Graph&, const Target&);
 /// The decided graph as the emitter writes it. Types that were not declared are known to it and not written.

@@ -21,6 +21,7 @@ struct Rates {
   double product = 0.014;    // of MatMul, Gemm and their like
   double recurrent = 0.016;  // of LSTM, GRU and RNN
   double int_conv = 0.0036;  // of convolutions of codes
+  double int_depthwise = 0.1;
   double int_product = 0.004;
   double element = 0.055;  // element of a result that is copied, added, compared
   double function = 0.51;  // element of exp, tanh, erf, powers, softmax
@@ -46,7 +47,8 @@ template <class R, class F>
 void for_each_rate(R& r, const F& f) {
   f("start", r.start), f("node", r.node), f("node_look", r.node_look), f("conv", r.conv), f("conv_3x3", r.conv_3x3);
   f("conv_few", r.conv_few), f("depthwise", r.depthwise), f("product", r.product), f("recurrent", r.recurrent);
-  f("int_conv", r.int_conv), f("int_product", r.int_product), f("element", r.element), f("function", r.function);
+  f("int_conv", r.int_conv), f("int_depthwise", r.int_depthwise), f("int_product", r.int_product),
+      f("element", r.element), f("function", r.function);
   f("prepare", r.prepare), f("touch", r.touch), f("code", r.code), f("range", r.range), f("histogram", r.histogram),
       f("compare", r.compare), f("scan", r.scan);
   f("rewrite", r.rewrite), f("round", r.round), f("search", r.search), f("pack", r.pack), f("hash", r.hash);

@@ -108,7 +108,7 @@ class RunPricer {
     if (is_one_of(node, recurrent)) return rates_.recurrent;
     if (node.op != "Conv") return on_codes(node) ? rates_.int_product : rates_.product;
     const Shape w = shape(input(node, 1));
-    if (w[1] == 1 && w[0] > 1) return rates_.depthwise;
+    if (w[1] == 1 && w[0] > 1) return on_codes(node) ? rates_.int_depthwise : rates_.depthwise;
     if (on_codes(node)) return rates_.int_conv;
     if (price_keeps(node)) return rates_.conv_3x3;
     return w[1] <= 4 ? rates_.conv_few : rates_.conv;

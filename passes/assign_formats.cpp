@@ -199,6 +199,7 @@ class AssignFormats final : public Pass {
     for (const NodeId n : graph.nodes()) {
       if (const Rule* rule = plan.rule(n)) forecast.rules.push_back({n, rule->place.text()});
     }
+    if (wants_speed(ctx) && !ctx.calibration.has_data() && !bound_to_one_sample(graph, nullptr)) doubt(graph, forecast);
   }
 
  private:
@@ -208,6 +209,21 @@ class AssignFormats final : public Pass {
     assign_all(plan);
     explain_rest(plan);
     return plan;
+  }
+
+  /// Without the extents of the data only_faster drops nothing here; with them it may drop any decision.
+  static void doubt(const Graph& graph, Forecast& forecast) {
+    constexpr std::int64_t written_around = 2048;  // nodes, scales and names that a decision adds, or its neighbour's
+    std::int64_t decided = 0, weights = 0;
+    for (const NodeId n : graph.nodes()) {
+      for (const Use& use : graph[n].inputs) {
+        if (!use.quant) continue;
+        ++decided;
+        if (graph.is_constant(use.value)) weights += static_cast<std::int64_t>(graph[use.value].data.size_bytes());
+      }
+    }
+    forecast.doubts.push_back({"assign_formats", "only_faster looks at the extents of the data: name them with --calib",
+                               decided * written_around, decided * written_around + weights});
   }
 
   static void refuse_methods(const assign::Plan& plan) {

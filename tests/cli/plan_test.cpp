@@ -113,6 +113,18 @@ TEST_CASE("where bytes depend on the weights, an interval holds them") {
   CHECK(!bill.remarks.empty());
 }
 
+TEST_CASE("where extents decide and only data tell them, an interval holds the bytes") {
+  const ScratchFolder folder;
+  // The sequences of the LSTM model have the length that the data say.
+  const std::string model = sample_model("tiny_lstm");
+  const JobRequest named = request_of({model, "int8_fast", sample_data("arith_calib")}, folder / "model.onnx");
+  Journal journal;
+  const std::uint64_t bytes = plan_job(named, journal).bytes.planned;
+  const Bill open = plan_job(request_of({model, "int8_fast", ""}, folder / "model.onnx"), journal);
+  CHECK(open.bytes.least <= bytes);
+  CHECK(bytes <= open.bytes.most);
+}
+
 TEST_CASE("every weight says what decided it, or why it stays float") {
   const ScratchFolder folder;
   write_bytes(
@@ -226,6 +238,14 @@ TEST_CASE("a rehearsal runs everything on the first blocks and publishes nothing
   CHECK(report.find("schema")->as_string() == "qtool.rehearsal/1");
   CHECK(report.find("layers")->as_number() < report.find("all_layers")->as_number());
   CHECK(report.find("plan")->find("output_bytes")->as_number() > 0);
+  // A rule may be for nodes behind the cut.
+  write_bytes(
+      folder / "mine.yaml",
+      "version: 1\ntarget: ort-cpu\nsteps:\n  - assign_formats: {method: weights, weights: int4, grain: groups}\n"
+      "  - round_nearest\nrules:\n  - where: {name: \"*head*\"}\n    keep: float\n");
+  const Outcome ruled =
+      run_qtool({"quantize", sample_model("digits_cnn"), "--recipe", (folder / "mine.yaml").string(), "--rehearse"});
+  CHECK_MESSAGE(ruled.code == 0, ruled.err);
   // What the job would refuse, the rehearsal refuses.
   const Outcome refused = run_qtool({"quantize", sample_model("digits_cnn"), "--recipe", "int8_static", "--rehearse"});
   CHECK(refused.code == 7);
