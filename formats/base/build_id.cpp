@@ -3,6 +3,7 @@
 
 #include <link.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <string_view>
@@ -37,24 +38,26 @@ std::string id_in(const char* at, std::size_t left) {
 }
 
 struct Search {
-  std::uintptr_t inside;
+  const char* inside;
   std::string found;
 };
 
 /// Of the loaded object (the program, or a shared library) that holds the address.
 int look_at(dl_phdr_info* object, std::size_t, void* search_) {
   auto& search = *static_cast<Search*>(search_);
+  const auto inside = reinterpret_cast<std::uintptr_t>(search.inside);
   bool holds = false;
   for (int i = 0; i < object->dlpi_phnum; ++i) {
     const auto& part = object->dlpi_phdr[i];
     const std::uintptr_t begin = object->dlpi_addr + part.p_vaddr;
-    holds = holds || (part.p_type == PT_LOAD && search.inside >= begin && search.inside - begin < part.p_memsz);
+    holds = holds || (part.p_type == PT_LOAD && inside >= begin && inside - begin < part.p_memsz);
   }
   if (!holds) return 0;
   for (int i = 0; i < object->dlpi_phnum && search.found.empty(); ++i) {
     const auto& part = object->dlpi_phdr[i];
     if (part.p_type != PT_NOTE) continue;
-    search.found = id_in(reinterpret_cast<const char*>(object->dlpi_addr + part.p_vaddr), part.p_memsz);
+    const auto distance = static_cast<std::ptrdiff_t>(object->dlpi_addr + part.p_vaddr - inside);
+    search.found = id_in(search.inside + distance, part.p_memsz);
   }
   return 1;
 }
@@ -64,7 +67,7 @@ int look_at(dl_phdr_info* object, std::size_t, void* search_) {
 const std::string& build_id() {
   static const std::string id = [] {
     static const char here = 0;
-    Search search{reinterpret_cast<std::uintptr_t>(&here), {}};
+    Search search{&here, {}};
     ::dl_iterate_phdr(look_at, &search);
     return search.found.empty() ? std::string(QTOOL_VERSION) : search.found;
   }();
