@@ -11,9 +11,9 @@ namespace qtool {
 
 /// Nanoseconds on one thread, of each unit of work.
 struct Rates {
-  double start = 1.8e7;      // a job, before and beside its model
+  double start = 1.5e7;      // a job, before and beside its model
   double node = 800;         // one run of one node
-  double node_look = 6000;   // one node in one step of a recipe: shapes, links, checks
+  double node_look = 5000;   // one node in one step of a recipe: shapes, links, checks
   double conv = 0.012;       // multiply-add of a dense convolution
   double conv_3x3 = 0.005;   // of one that takes minimal filtering (calib/ops/conv_winograd.h)
   double conv_few = 0.011;   // with few input channels
@@ -25,7 +25,7 @@ struct Rates {
   double int_product = 0.004;
   double element = 0.055;  // element of a result that is copied, added, compared
   double function = 0.51;  // element of exp, tanh, erf, powers, softmax
-  double prepare = 4;      // number of a kernel that is transformed before the first run
+  double prepare = 1;      // number of a kernel that is transformed before the first run
   double touch = 0.3;      // byte of memory that is used for the first time
   double code = 0.25;      // element that becomes a code, or a number again
   double range = 0.12;     // element whose range is taken
