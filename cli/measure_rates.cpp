@@ -5,7 +5,6 @@
 #include <array>
 #include <cmath>
 #include <ctime>
-#include <limits>
 #include <string>
 
 #include "calib/compare.h"
@@ -21,19 +20,19 @@
 namespace qtool {
 namespace {
 
-/// Processor nanoseconds of the fastest of a few calls: what else the machine does must not count. Nor does the first
-/// one, which fetches memory.
+/// Processor nanoseconds of a call, the median of a few: what else the machine does must not count, but for what it
+/// takes away from caches, which it will take from jobs too. The first call, which fetches memory, does not count.
 template <class F>
-double fastest(const F& f) {
-  constexpr int rounds = 5;
-  double best = std::numeric_limits<double>::infinity();
+double typical(const F& f) {
+  std::array<double, 7> times{};
   f();
-  for (int i = 0; i < rounds; ++i) {
+  for (double& time : times) {
     const std::clock_t start = std::clock();
     f();
-    best = std::min(best, static_cast<double>(std::clock() - start) * (1e9 / CLOCKS_PER_SEC));
+    time = static_cast<double>(std::clock() - start) * (1e9 / CLOCKS_PER_SEC);
   }
-  return best;
+  std::nth_element(times.begin(), times.begin() + times.size() / 2, times.end());
+  return times[times.size() / 2];
 }
 
 Tensor numbers(const Shape& shape) {
@@ -100,7 +99,7 @@ double time_of(const Graph& graph, Reading reading, Threads& one) {
   const Executor executor(graph, reading, one);
   Feeds feeds;
   for (const ValueId v : graph.inputs) feeds[v] = numbers(graph[v].type.shape);
-  return fastest([&] { executor.run(feeds); });
+  return typical([&] { executor.run(feeds); });
 }
 
 /// What is left of the time of a trial when everything but `rate` has its price, per unit of it.
@@ -154,26 +153,26 @@ void measure_weights(Rates& r) {
     spec.codes = Tensor();
     spec.codes = quantize(w, spec);
   };
-  r.round = fastest(round) / elements;
+  r.round = typical(round) / elements;
   constexpr double steps = 25;  // of round_nearest's search
   const Tensor codes = spec.codes;
   spec.codes = Tensor();
-  r.search = r.round + steps * fastest([&] { squared_errors(w, fake_quantize(w, spec), spec.grain); }) / elements;
+  r.search = r.round + steps * typical([&] { squared_errors(w, fake_quantize(w, spec), spec.grain); }) / elements;
   spec.codes = codes;
-  r.rewrite = 2 * fastest([&] { from_f32(to_f32(from_f32(w, DType::f16)), DType::bf16); }) / elements;
+  r.rewrite = 2 * typical([&] { from_f32(to_f32(from_f32(w, DType::f16)), DType::bf16); }) / elements;
 }
 
 void measure_looks(Rates& r) {
   const Tensor x = numbers({1 << 20}), y = numbers({1 << 20});
   const auto elements = static_cast<double>(x.count());
   std::vector<float> low, high;
-  r.range = fastest([&] { ranges_of(x, {}, low, high); }) / elements;
-  r.compare = fastest([&] {
+  r.range = typical([&] { ranges_of(x, {}, low, high); }) / elements;
+  r.compare = typical([&] {
                 ErrorStats stats;
                 stats.add(x, y);
               }) /
               elements;
-  r.hash = fastest([&] { Hasher().bytes(x.bytes()).finish(); }) / static_cast<double>(x.size_bytes());
+  r.hash = typical([&] { Hasher().bytes(x.bytes()).finish(); }) / static_cast<double>(x.size_bytes());
 }
 
 /// What has no trial of its own is as much faster or slower than built in as the measured rates are on average.

@@ -6,7 +6,7 @@
 
 namespace qtool {
 
-/// Runs pieces of what jobs are made of, each a few times, and takes the fastest. `one`: one thread, with the integer
+/// Runs pieces of what jobs are made of, each a few times, and takes the median. `one`: one thread, with the integer
 /// kernels that jobs use. Takes a few seconds.
 Rates measure_rates(Threads& one);
 
