@@ -101,6 +101,7 @@ const std::vector<ExitCode>& exit_codes() {
        "compare names, types and shapes with `qtool inspect MODEL`"},
       {8, "the written file failed its own check; nothing was published",
        "report it with the model and the recipe; an older file at the output path is as it was"},
+      {9, "two things that were compared are not the same", "what differs was printed, or stands in the --json result"},
       {75, "stopped by a signal; nothing was written", "run the same command again"},
   };
   return codes;

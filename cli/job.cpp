@@ -59,14 +59,6 @@ class Head final : public Dataset {
   std::int64_t batches_;
 };
 
-/// Of the recipe as it was run.
-std::string recipe_digest(const JobRequest& request, const Recipe& recipe) {
-  Hasher hasher;
-  hasher.text(recipe.source);
-  for (const std::string& assignment : request.set) hasher.text(assignment);
-  return hex(hasher.text(recipe.target).finish());
-}
-
 /// Data bound to the model; null when none are named.
 std::shared_ptr<const Dataset> open_if_named(const Graph& graph, const DataOptions& options) {
   return has_data(options) ? std::shared_ptr<const Dataset>(open_dataset(graph, options)) : nullptr;
@@ -253,7 +245,7 @@ JobResult run_job(const JobRequest& request, Journal& journal) {
   }
   resumable.tell();
   check_stop(request.stop);
-  const Json manifest = manifest_of(request, plan.recipe, target, result, from, staging.file());
+  const Json manifest = manifest_of(request, plan.recipe, target, result, from, lock, staging.file());
   OutputFile file(staging.manifest());
   file.write(manifest.dump(2) + "\n");
   file.publish(Sync::later);

@@ -54,12 +54,24 @@ Json data_json(const Dataset* data, const std::string& sha256) {
   return json.set("synthetic", data->synthetic());
 }
 
-Json machine_json() {
-  const LinalgInfo& blas = linalg_info();
-  Json json = Json::object();
-  json.set("compiler", compiler).set("instruction_set", blas.widest);
-  json.set("float_products", blas.library + " " + blas.core).set("chosen_by", blas.chosen_by);
-  return json.set("integer_products", best_integer_kernels().name());
+/// The error of every weight that codes stand for, and of what its node puts out.
+Json errors_json(const Lock& lock) {
+  std::map<std::string, double> outputs;
+  for (const LockedLayer& layer : lock.layers) outputs.emplace(layer.node, layer.sqnr_db);
+  Json list = Json::array();
+  for (const LockedUse& use : lock.uses) {
+    if (use.codes_sha256.empty()) continue;
+    const auto output = outputs.find(use.node);
+    Json row = Json::object();
+    row.set("tensor", use.tensor).set("node", use.node).set("sqnr_db", use.sqnr_db ? Json(*use.sqnr_db) : Json());
+    list.push(std::move(row.set("output_sqnr_db", output == outputs.end() ? Json() : Json(output->second))));
+  }
+  return list;
+}
+
+/// `--set data.path=...` names a place, like --calib.
+bool names_a_place(const std::string& assignment) {
+  return assignment.starts_with("data.path=") || assignment.starts_with("eval.path=");
 }
 
 /// The model and its data files.
@@ -73,9 +85,7 @@ Json files_json(const fs::path& staged, const std::stop_token& stop) {
   for (const auto& [name, path] : files) {
     Json file = Json::object();
     file.set("name", name).set("bytes", static_cast<std::uint64_t>(fs::file_size(path)));
-    Hasher hasher;
-    hash_file(path, hasher, stop);
-    list.push(file.set("sha256", hex(hasher.finish())));
+    list.push(file.set("sha256", file_digest(path, stop)));
   }
   return list;
 }
@@ -95,6 +105,29 @@ Json without_seconds(const Json& steps) {
 
 }  // namespace
 
+Json machine_json() {
+  const LinalgInfo& blas = linalg_info();
+  Json json = Json::object();
+  json.set("compiler", compiler).set("instruction_set", blas.widest);
+  json.set("float_products", blas.library + " " + blas.core).set("chosen_by", blas.chosen_by);
+  return json.set("integer_products", best_integer_kernels().name());
+}
+
+std::string file_digest(const fs::path& file, const std::stop_token& stop) {
+  Hasher hasher;
+  hash_file(file, hasher, stop);
+  return hex(hasher.finish());
+}
+
+std::string recipe_digest(const JobRequest& request, const Recipe& recipe) {
+  Hasher hasher;
+  hasher.text(recipe.source);
+  for (const std::string& assignment : request.set) {
+    if (!names_a_place(assignment)) hasher.text(assignment);
+  }
+  return hex(hasher.text(recipe.target).finish());
+}
+
 std::string model_digest(const fs::path& file, const Graph& graph, const std::stop_token& stop) {
   Hasher hasher;
   hash_file(file, hasher, stop);
@@ -103,13 +136,15 @@ std::string model_digest(const fs::path& file, const Graph& graph, const std::st
 }
 
 Json manifest_of(const JobRequest& request, const Recipe& recipe, const Target& target, const JobResult& result,
-                 const Provenance& from, const fs::path& staged) {
+                 const Provenance& from, const Lock& lock, const fs::path& staged) {
   Json model = Json::object(), by = Json::object();
   model.set("name", request.model.filename().string()).set("bytes", result.input_bytes);
   model.set("sha256", from.model_sha256);
   by.set("name", recipe.name).set("sha256", from.recipe_sha256);
   Json changes = Json::array();
-  for (const std::string& assignment : request.set) changes.push(assignment);
+  for (const std::string& assignment : request.set) {
+    if (!names_a_place(assignment)) changes.push(assignment);
+  }
   by.set("set", std::move(changes)).set("seed", request.seed);
   by.set("target", target.name).set("runtime", target.runtime + " " + target.version);
   by.set("target_instruction_set", target.instruction_set);
@@ -123,6 +158,7 @@ Json manifest_of(const JobRequest& request, const Recipe& recipe, const Target& 
        {"compared_on", "comparison", "gate", "changes", "emitted", "skips", "slower", "warnings", "remarks"}) {
     manifest.set(part, *result.report.find(part));
   }
+  manifest.set("tensors", errors_json(lock));
   return manifest.set("steps", without_seconds(*result.report.find("steps")));
 }
 

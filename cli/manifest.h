@@ -11,6 +11,7 @@
 #include "cli/job.h"
 #include "formats/base/json.h"
 #include "formats/ir/graph.h"
+#include "formats/lock.h"
 #include "formats/target.h"
 
 namespace qtool {
@@ -23,11 +24,20 @@ struct Provenance {
   std::string lock_sha256 = std::string(64, '0');  // of the lock's bytes, once it is written
 };
 
+/// SHA-256 (hex) of a file.
+std::string file_digest(const std::filesystem::path&, const std::stop_token& = {});
 /// SHA-256 (hex) of the model file, and of the weights outside it where there are any.
 std::string model_digest(const std::filesystem::path& file, const Graph&, const std::stop_token& = {});
 
+/// SHA-256 (hex) of the recipe as it is run: its text, changed knobs and target. Where the data lie is no part of it,
+/// since their contents have hashes of their own.
+std::string recipe_digest(const JobRequest&, const Recipe&);
+
+/// What differs from machine to machine: compiler, instruction set, kernels.
+Json machine_json();
+
 /// `staged`: the written model where it lies until it is published.
-Json manifest_of(const JobRequest&, const Recipe&, const Target&, const JobResult&, const Provenance&,
+Json manifest_of(const JobRequest&, const Recipe&, const Target&, const JobResult&, const Provenance&, const Lock&,
                  const std::filesystem::path& staged);
 
 }  // namespace qtool

@@ -5,6 +5,7 @@
 
 #include "formats/base/error.h"
 #include "formats/base/file.h"
+#include "formats/schema.h"
 
 namespace qtool {
 namespace {
@@ -30,6 +31,10 @@ Gate limits_of(const Json& output) {
 Ratchet::Ratchet(const std::filesystem::path& report) : report_(Json::parse(read_text(report), report.string())) {
   gate_.place.file = report.string();
   gate_.pass_undecided = true;
+  // Reports of versions before schemas had a name hold the same.
+  if (report_.find("schema")) {
+    check_schema(report_, schema::report, report.string(), "make the report again with `qtool quantize ... --json`");
+  }
   const Json* comparison = report_.find("comparison");
   const Json* outputs = comparison ? comparison->find("outputs") : nullptr;
   const Json* data = report_.find("evaluation_sha256");

@@ -3,6 +3,7 @@
 
 #include "cli/command.h"
 #include "cli/job.h"
+#include "cli/recipe_diff.h"
 #include "cli/text.h"
 #include "formats/base/error.h"
 #include "formats/base/file.h"
@@ -11,29 +12,33 @@ namespace qtool {
 namespace {
 
 class RecipeCommand final : public Command {
-  std::string action_, name_;
+  std::string action_, name_, other_;
   std::vector<std::string> set_;
 
  public:
   void arguments(Arguments& a) override {
-    a.positional("ACTION", action_, "list: the shipped recipes; show: print one; check: read one and bind every knob");
-    a.positional("RECIPE", name_, "shipped recipe by name, or a YAML file (show and check)").required = false;
-    a.option("--set", "STEP.KEY=VALUE", set_, "change one knob before the check; may be repeated");
+    a.positional("ACTION", action_,
+                 "list: the shipped recipes; show: print one; check: read one and bind every knob; diff: hold two "
+                 "against each other");
+    a.positional("RECIPE", name_, "shipped recipe by name, or a YAML file (show, check, diff)").required = false;
+    a.positional("OTHER", other_, "another one (diff)").required = false;
+    a.option("--set", "STEP.KEY=VALUE", set_, "change one knob first (check; diff: of OTHER); may be repeated");
   }
 
   void run(Console& console) override {
     if (action_ == "list") return list(console);
-    if (action_ != "show" && action_ != "check") {
-      const std::string near = nearest(action_, {"list", "show", "check"});
+    if (action_ != "show" && action_ != "check" && action_ != "diff") {
+      const std::string near = nearest(action_, {"list", "show", "check", "diff"});
       throw Error(
           Code::usage,
           "`qtool recipe " + action_ + "`: unknown action" + (near.empty() ? "" : "; did you mean " + near + "?"),
-          "actions: list, show, check");
+          "actions: list, show, check, diff");
     }
     if (name_.empty()) {
       throw Error(Code::usage, "`qtool recipe " + action_ + "` needs the name or the file of a recipe",
                   "`qtool recipe list` lists the shipped ones");
     }
+    if (action_ == "diff") return diff(console);
     action_ == "show" ? show(console) : check(console);
   }
 
@@ -72,15 +77,27 @@ class RecipeCommand final : public Command {
     object.set("name", recipe.name).set("target", recipe.target).set("summary", recipe.summary);
     console.result(object.set("steps", std::move(steps)));
   }
+
+  void diff(Console& console) const {
+    if (other_.empty()) throw Error(Code::usage, "`qtool recipe diff` needs two recipes");
+    const Json difference = recipe_difference(set_up_job(name_, {}, ""), set_up_job(other_, set_, ""));
+    const std::string text = recipe_difference_text(difference);
+    console.print(text.empty() ? "the recipes say the same\n" : text);
+    console.result(difference);
+    if (!text.empty()) throw Error(Code::different, name_ + " and " + other_ + " do not say the same");
+  }
 };
 
 }  // namespace
 
 constinit const CommandDef command::recipe{
     "recipe",
-    "list the shipped recipes, print one, or check one without a model",
-    "",
-    "qtool recipe list\nqtool recipe show int8_static > mine.yaml\nqtool recipe check mine.yaml",
+    "list the shipped recipes, print one, check one without a model, or compare two",
+    "diff compares step by step and knob by knob, with defaults where nothing is said; it exits with 9 when the "
+    "recipes do\n"
+    "not say the same.",
+    "qtool recipe list\nqtool recipe show int8_static > mine.yaml\nqtool recipe check mine.yaml\n"
+    "qtool recipe diff int8_static mine.yaml",
     false,
     false,
     make_command<RecipeCommand>};

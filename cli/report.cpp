@@ -6,6 +6,7 @@
 #include <map>
 
 #include "cli/text.h"
+#include "formats/schema.h"
 
 namespace qtool {
 namespace {
@@ -95,7 +96,7 @@ Json job_report(const JobRequest& request, const Recipe& recipe, const JobResult
                 const std::vector<GateLimit>& limits, const std::vector<GateLimit>& ratchet,
                 const std::vector<Json>& facts) {
   Json report = Json::object();
-  report.set("qtool", QTOOL_VERSION).set("command", "quantize");
+  report.set("schema", schema::report).set("qtool", QTOOL_VERSION).set("command", "quantize");
   report.set("model", request.model.string()).set("output", result.output.string());
   report.set("recipe", recipe.name).set("target", recipe.target).set("seed", request.seed);
   Json changes = Json::array();

@@ -123,6 +123,8 @@ void compare_values(const Graph& before, const Graph& after, Changes& c) {
 
 }  // namespace
 
+bool same_attribute(const Attr& a, const Attr& b) { return same(a, b); }
+
 bool same_decision(const Quant& a, const Quant& b) {
   if (a == b) return true;
   if (!a || !b) return false;

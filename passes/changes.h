@@ -33,6 +33,9 @@ Changes changes_between(const Graph& before, const Graph& after);
 /// Whether two uses are represented alike, number by number.
 bool same_decision(const Quant&, const Quant&);
 
+/// Whether two attributes say the same, bodies included.
+bool same_attribute(const Attr&, const Attr&);
+
 /// Empty when graph inputs (those without default) and outputs are the same values with the same names and types in
 /// the same order; else what differs. An input with a default may go: it was a constant all along.
 std::string interface_difference(const Graph& before, const Graph& after);

@@ -13,6 +13,7 @@ std::string_view name_of(Code code) {
     case Code::budget: return "budget";
     case Code::calibration: return "calibration";
     case Code::verification: return "verification";
+    case Code::different: return "different";
     case Code::interrupted: return "interrupted";
   }
   return "internal";
