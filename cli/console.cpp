@@ -111,7 +111,12 @@ void Console::error(Code code, const std::string& text, const std::string& hint)
 
 void Console::result(const Json& report) {
   if (options_.json.empty()) return;
-  const std::string text = report.dump(2) + "\n";
+  Json named = Json::object();
+  if (report.is_object() && !report.find("schema")) {
+    named.set("schema", "qtool." + std::string(report.find("error") ? "error" : options_.command) + "/1");
+    for (const auto& [name, value] : report.as_object()) named.set(name, value);
+  }
+  const std::string text = (named.as_object().empty() ? report : named).dump(2) + "\n";
   has_result_ = true;
   if (options_.json == "-") {
     std::fwrite(text.data(), 1, text.size(), stdout);

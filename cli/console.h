@@ -20,6 +20,7 @@
 namespace qtool {
 
 struct CommonOptions {
+  std::string_view command;  // that runs; empty: none yet
   std::string json, log;
   bool quiet = false, verbose = false;
   std::int64_t threads = 0;
@@ -50,7 +51,8 @@ class Console {
   /// The message on standard error, in the log and, when no result was written, as the result for --json:
   /// {"error": {"code", "name", "message", "hint"}}.
   void error(Code code, const std::string& text, const std::string& hint);
-  /// The result for --json; nothing happens without it.
+  /// The result for --json; nothing happens without it. An object that names no schema gets that of the command,
+  /// "qtool.inspect/1"; lists have none.
   void result(const Json& report);
   /// Ends the bar and flushes. Error when standard output did not take everything (a closed pipe is no error).
   void finish();

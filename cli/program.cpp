@@ -57,6 +57,7 @@ void run_command(const std::vector<std::string>& words, std::optional<Console>& 
     console->print(help_text(declared.def));
     return;
   }
+  declared.common.command = declared.def.name;
   console.emplace(declared.common, stop);
   if (declared.def.computes) warn_of_narrow_kernels(*console);
   declared.command->run(*console);

@@ -176,7 +176,8 @@ void read_version(const Setting& setting) {
   const auto version = yaml_integer(setting);
   if (!version) fail_at(setting.place, "\"version\" must be a whole number, not " + describe(setting));
   if (*version != 1) {
-    fail_at(setting.place, "recipe version " + std::to_string(*version) + " is not known; this qtool reads version 1");
+    fail_at(setting.place, "recipe version " + std::to_string(*version) + " is not known; this qtool reads version 1",
+            *version > 1 ? "use the qtool that it was written for, or a later one" : "the first version is 1");
   }
 }
 
