@@ -1,10 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // rebuild: makes a published model again from what its manifest names, aside, and compares the bytes.
-#include <stdlib.h>
-
 #include <filesystem>
 #include <map>
-#include <system_error>
 #include <utility>
 
 #include "backends/cpu/cpu.h"
@@ -15,6 +12,7 @@
 #include "cli/job_parts.h"
 #include "cli/locking.h"
 #include "cli/manifest.h"
+#include "cli/temporary_folder.h"
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "formats/file/reader.h"
@@ -26,27 +24,6 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr const char* manifest_ending = ".manifest.json";
-
-/// A folder for the time of the comparison.
-class Aside {
- public:
-  Aside() {
-    std::string name = (fs::temp_directory_path() / "qtool-rebuild-XXXXXX").string();
-    if (!::mkdtemp(name.data()))
-      throw Error(Code::no_fit, "cannot make a folder in " + fs::temp_directory_path().string());
-    path_ = name;
-  }
-  ~Aside() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  Aside(const Aside&) = delete;
-  Aside& operator=(const Aside&) = delete;
-  const fs::path& path() const { return path_; }
-
- private:
-  fs::path path_;
-};
 
 /// A manifest, its members asked for by name.
 class Manifest {
@@ -108,7 +85,7 @@ class Rebuild final : public Command {
     const Manifest manifest(check_);
     const JobRequest request = request_for(manifest, console);
     check_inputs(manifest, request);
-    const Aside aside;
+    const TemporaryFolder aside("rebuild");
     JobRequest again = request;
     again.output = aside.path() / manifest.output().filename();
     run_job(again, console.journal());

@@ -2,42 +2,15 @@
 #include "cli/rehearse.h"
 
 #include <chrono>
-#include <cstdlib>
 
 #include "cli/job_parts.h"
+#include "cli/temporary_folder.h"
 #include "cli/text.h"
 #include "formats/base/error.h"
 #include "formats/file/reader.h"
 #include "passes/first_blocks.h"
 
 namespace qtool {
-namespace fs = std::filesystem;
-namespace {
-
-/// A folder for the rehearsal alone.
-class Scratch {
- public:
-  Scratch() {
-    std::string name = (fs::temp_directory_path() / "qtool-rehearsal-XXXXXX").string();
-    if (::mkdtemp(name.data()) == nullptr) {
-      throw Error(Code::no_fit, "no folder can be made in " + fs::temp_directory_path().string(), "set TMPDIR");
-    }
-    path_ = name;
-  }
-  ~Scratch() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  const fs::path& path() const { return path_; }
-
- private:
-  fs::path path_;
-};
-
-}  // namespace
-
 Rehearsal rehearse_job(const JobRequest& request, Journal& journal) {
   const auto start = std::chrono::steady_clock::now();
   Rehearsal done;
@@ -47,7 +20,7 @@ Rehearsal rehearse_job(const JobRequest& request, Journal& journal) {
     JobSetup setup = set_up_job(request);
     require_data(request, setup);
   }
-  const Scratch scratch;
+  const TemporaryFolder scratch("rehearsal");
   JobRequest part = request;
   part.model = scratch.path() / request.model.filename();
   part.output = scratch.path() / ("rehearsed." + request.model.stem().string() + ".onnx");

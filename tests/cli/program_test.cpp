@@ -188,3 +188,15 @@ TEST_CASE("completion scripts are accepted by their shells") {
   CHECK(std::system(asked.c_str()) == 0);
   CHECK(bytes_of(folder / "words").find("int8_dynamic int8_fast int8_static int8_weights") != std::string::npos);
 }
+
+TEST_CASE("JSON results name their schema") {
+  const auto schema = [](const std::vector<std::string>& words) {
+    return Json::parse(run_qtool(words).out, "stdout").find("schema")->as_string();
+  };
+  const std::string model = sample_model("digits_cnn");
+  CHECK(schema({"inspect", model, "--json", "-"}) == "qtool.inspect/1");
+  CHECK(schema({"recipe", "check", "int8_static", "--json", "-"}) == "qtool.recipe/1");
+  CHECK(schema({"diff", model, model, "--json", "-"}) == "qtool.model_diff/1");
+  CHECK(schema({"inspect", "none.onnx", "--json", "-"}) == "qtool.error/1");
+  CHECK(schema({"eval", model, "-d", sample_data("digits_eval"), "--json", "-"}) == "qtool.eval/1");
+}

@@ -158,6 +158,17 @@ TEST_CASE("nothing worse than the last model is published") {
         std::string::npos);
   CHECK(bytes_of(output) == old);
   check_fails(with(words, {"--ratchet", (folder / "none.json").string()}), 5, {"none.json"});
+  // Reports had no schema at first; those of a later one are not guessed at.
+  const std::string text = bytes_of(report), schema = "\"schema\": \"qtool.report/1\",";
+  const std::size_t at = text.find(schema);
+  REQUIRE(at != std::string::npos);
+  write_bytes(report, std::string(text).replace(at, schema.size(), ""));
+  CHECK(run_qtool(with(words, {"--ratchet", report})).code == 0);
+  write_bytes(report, std::string(text).replace(at, schema.size(), "\"schema\": \"qtool.report/2\","));
+  check_fails(with(words, {"--ratchet", report}), 5, {"its schema is qtool.report/2, newer than qtool.report/1"});
+  write_bytes(report, std::string(text).replace(at, schema.size(), "\"schema\": \"qtool.report/0\","));
+  check_fails(with(words, {"--ratchet", report}), 5, {"qtool.report/0, older than", "make the report again"});
+  write_bytes(report, text);
   check_fails(with(words, {"--ratchet", report, "--set", "eval.samples=50"}), 2, {"measured on other held-out data"});
   write_bytes(report, "{}");
   check_fails(with(words, {"--ratchet", report}), 2, {"this is no report of a model that was measured"});

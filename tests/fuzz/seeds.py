@@ -188,12 +188,29 @@ gate: {sqnr_db: 20, kl: 1e-2, top1_drop: 0.01, size_ratio: 0.5, agreement: .9}
     put("tensor", "seed_i4", helper.make_tensor("q", TensorProto.INT4, [3], [1, -2, 3]).SerializeToString())
 
 
+def locks():
+    use = {"node": "conv", "input": 1, "tensor": "w", "format": "int4", "grain": ["groups", 1, 32], "symmetric": True,
+           "scale": {"count": 64, "sha256": "ab" * 32}, "zero_point": [7, -8.5], "steps": ["main", "round_nearest"],
+           "rule": 2, "shape": [8, 64], "dtype": "f32", "float_sha256": "cd" * 32, "codes_sha256": "ef" * 32,
+           "sqnr_db": 21.375}
+    lock = {"schema": "qtool.lock/1", "qtool": "0.1.0", "model_sha256": "00" * 32, "recipe_sha256": "11" * 32,
+            "calibration_sha256": None, "target": "ort-cpu", "seed": 0,
+            "steps": [{"id": "main", "pass": "assign_formats", "revision": 1, "knobs": "method=weights"}],
+            "folds": [{"step": "fold", "pass": "bias_correct", "node": "conv", "shift": "3ff0000000000000"}],
+            "constants": [{"step": "fold", "name": "w", "was": None, "is": "22" * 32}],
+            "uses": [use, dict(use, input=-1, grain=["blocks", 16, 16], bias=True, rule=None)],
+            "layers": [{"node": "conv", "output": "y", "sqnr_db": 30.5}],
+            "floats": [{"node": "head", "pass": "assign_formats", "why": "a rule keeps it float"}]}
+    put("lock", "seed_all", json.dumps(lock, indent=1) + "\n")
+
+
 def main():
     for name, model in onnx_models():
         put("onnx", "seed_" + name, model.SerializeToString())
     arrays()
     images()
     words()
+    locks()
 
 
 if __name__ == "__main__":
