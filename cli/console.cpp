@@ -97,6 +97,7 @@ void Console::error(Code code, const std::string& text, const std::string& hint)
   fact.set("message", text).set("hint", hint);
   {
     const std::lock_guard lock(mutex_);
+    std::fflush(stdout);  // what was printed before comes before
     write_error(colored("qtool: error:", "31") + " " + printable(text) + "\n");
     if (!hint.empty()) write_error("  hint: " + printable(hint) + "\n");
     log_line(fact);
