@@ -8,6 +8,7 @@
 #include "calib/data.h"
 #include "cli/command.h"
 #include "cli/data_options.h"
+#include "cli/different.h"
 #include "cli/job.h"
 #include "cli/job_parts.h"
 #include "cli/locking.h"
@@ -109,7 +110,7 @@ class Rebuild final : public Command {
     return request;
   }
 
-  /// Error(Code::different) that names every input that is not the one of the manifest.
+  /// Error(different) that names every input that is not the one of the manifest.
   static void check_inputs(const Manifest& manifest, const JobRequest& request) {
     JobSetup setup = set_up_job(request);
     const Graph graph = read_model(request.model);
@@ -133,7 +134,7 @@ class Rebuild final : public Command {
       compare("the evaluation data", manifest.data_sha256("evaluation"), digest(setup.eval));
     }
     if (others.empty()) return;
-    throw Error(Code::different, manifest.file().string() + ": not what the manifest names: " + others,
+    throw Error(different, manifest.file().string() + ": not what the manifest names: " + others,
                 "give what the model was made of with --model, --recipe, --calib and --eval");
   }
 
@@ -214,7 +215,7 @@ class Rebuild final : public Command {
     Json report = Json::object();
     report.set("schema", schema::rebuild).set("equal", equal).set("files", files).set("changed", changed);
     console.result(report.set("decisions", decided).set("machine", facts));
-    if (!equal) throw Error(Code::different, then.output().string() + " is not what its manifest makes");
+    if (!equal) throw Error(different, then.output().string() + " is not what its manifest makes");
   }
 };
 

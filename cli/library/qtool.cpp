@@ -43,7 +43,6 @@ static_assert(QTOOL_NO_FIT == static_cast<int>(Code::no_fit) && QTOOL_INPUT == s
 static_assert(QTOOL_BUDGET == static_cast<int>(Code::budget) && QTOOL_INTERNAL == static_cast<int>(Code::internal));
 static_assert(QTOOL_CALIBRATION == static_cast<int>(Code::calibration));
 static_assert(QTOOL_VERIFICATION == static_cast<int>(Code::verification));
-static_assert(QTOOL_DIFFERENT == static_cast<int>(Code::different));
 static_assert(QTOOL_INTERRUPTED == static_cast<int>(Code::interrupted));
 
 /// Handed out when there is no memory left to describe that there is none; never freed.

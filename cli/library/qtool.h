@@ -58,7 +58,6 @@ typedef enum qtool_code {
   QTOOL_BUDGET = 6,       /* a budget that no choice can meet */
   QTOOL_CALIBRATION = 7,  /* data that do not fit the model */
   QTOOL_VERIFICATION = 8, /* the written file failed its own check */
-  QTOOL_DIFFERENT = 9,    /* two things that were compared are not the same */
   QTOOL_INTERRUPTED = 75  /* stopped by the progress callback */
 } qtool_code;
 

@@ -20,7 +20,6 @@ enum class Code : std::uint8_t {
   budget = 6,        // a size or bit budget that no choice can meet
   calibration = 7,   // calibration or evaluation data that do not fit the model
   verification = 8,  // the written file failed its own check
-  different = 9,     // two things that were compared are not the same
   interrupted = 75,  // stopped by a signal; the same command continues
 };
 
