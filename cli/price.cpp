@@ -115,8 +115,9 @@ class Pricer {
 
   void read() {
     const double data = calib_.bytes() + (in_.eval ? judged_.bytes() : 0);
-    const double ns = rates().start + (rates().read + rates().hash) * weights_ + rates().scan * weights_ / 4 +
-                      rates().node_look * nodes_ + (rates().hash + rates().read) * data;
+    constexpr double looks = 3;  // at the pages of the file: they come and go with each
+    const double ns = rates().start + (rates().read + rates().hash + looks * rates().touch) * weights_ +
+                      rates().scan * weights_ / 4 + rates().node_look * nodes_ + (rates().hash + rates().read) * data;
     phase("read", ns, std::min(weights_, hashed_part));
   }
 
@@ -184,12 +185,18 @@ class Pricer {
   }
 
   void write() {
-    const double made = constant_bytes(in_.lowered, constants_of(in_.decided));
+    std::set<const std::byte*> known = constants_of(in_.decided);
+    for (const NodeId n : in_.decided.nodes()) {  // codes that are written as they are held
+      for (const Use& use : in_.decided[n].inputs) {
+        if (use.quant && !use.quant->codes.empty()) known.insert(use.quant->codes.bytes().data());
+      }
+    }
+    const double made = constant_bytes(in_.lowered, std::move(known));
     const auto bytes = static_cast<double>(in_.output_bytes);
     const double ns = made * rates().pack + bytes * (rates().write + rates().read + 2 * rates().hash) +
                       3 * rates().node_look * nodes_;
     phase("write", ns, made);
-    phase("verify", rates().read * bytes, made + bytes);
+    phase("verify", rates().read * bytes, made + std::min(bytes, hashed_part));
     written_ = bytes;
   }
 
