@@ -79,6 +79,10 @@ void assign_weight_only(Plan& plan, NodeId n, const Ability& row) {
     return plan.skip(n,
                      "the kernel computes in float32 or float16, the weight is " + std::string(name_of(data.dtype())));
   }
+  if (row.unfit != nullptr) {
+    const std::string_view unfit = row.unfit(node, plan.type(input(node, 0)).shape, data.shape());
+    if (!unfit.empty()) return plan.skip(n, unfit);
+  }
   const int k_axis = table ? 1 : reduction_axis(node);
   const std::int64_t k = data.shape()[static_cast<std::size_t>(k_axis)];
   const std::int64_t columns = data.shape()[static_cast<std::size_t>(1 - k_axis)];

@@ -29,6 +29,11 @@ std::string_view unfit_product(const Node& node, const Shape& input, const Shape
   return columns == 1 || one_row ? "TensorRT runs a product with a vector faster in float" : std::string_view{};
 }
 
+std::string_view unfit_blocks(const Node&, const Shape&, const Shape& weight) {
+  return weight.empty() || weight.back() % 2 == 0 ? std::string_view{}
+                                                  : "TensorRT takes 4-bit codes with an even last extent alone";
+}
+
 std::vector<Ability> table() {
   std::vector<Ability> rows;
   const auto product = [&](std::string_view op, std::string_view note) {
@@ -52,6 +57,7 @@ std::vector<Ability> table() {
   for (Ability& row : onnx_form::weight_only_rows({"int4"}, {})) {
     if (row.op == "Gather") continue;
     row.whole_groups = true;
+    row.unfit = unfit_blocks;
     row.note = "int4 codes and DequantizeLinear with block_size before the product";
     rows.push_back(std::move(row));
   }

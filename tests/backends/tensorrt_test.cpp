@@ -34,6 +34,16 @@ TEST_CASE("onnx-quantized 5: products that TensorRT runs faster in float") {
   CHECK(objection("MatMul", {-1, 64}, {64, 32}) == "");
 }
 
+TEST_CASE("onnx-quantized 5: TensorRT takes 4-bit codes with an even last extent") {
+  Node node;
+  node.op = "MatMul";
+  const Target target = find_backend("tensorrt")->target();
+  const Ability* row = target.find(node, Role::weight_only);
+  REQUIRE(row != nullptr);
+  CHECK(row->unfit(node, {4, 64}, {64, 13}) != "");
+  CHECK(row->unfit(node, {4, 64}, {64, 14}) == "");
+}
+
 TEST_CASE("tensorrt: weights in groups are written as int4 blocks of standard operators") {
   Graph g = parse_graph(R"(<ir_version: 8, opset_import: ["" : 13]>
     g (float[4,64] x, float[64,2] w) => (float[4,2] y) { y = MatMul (x, w) })");
