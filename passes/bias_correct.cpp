@@ -92,7 +92,7 @@ class BiasCorrect final : public Pass {
       if (method_ == "analytic" && turned) {
         skip(graph, site.product.node, ctx, "its input channels are not on the axis of the weight");
       } else {
-        write(graph, site, bias_now(graph, site));  // whatever it will hold, it will be there
+        write(graph, site, bias_now(graph, site), ctx.target);  // whatever it will hold, it will be there
       }
     }
   }
@@ -208,7 +208,7 @@ class BiasCorrect final : public Pass {
       largest = std::max(largest, std::abs(shift[o]));
     }
     const bool finite = std::all_of(bias.begin(), bias.end(), [](double b) { return std::isfinite(b); });
-    if (!finite || !write(graph, site, bias)) {
+    if (!finite || !write(graph, site, bias, ctx.target)) {
       skip(graph, p.node, ctx, "the corrected bias does not fit its type");
       return;
     }
@@ -219,12 +219,19 @@ class BiasCorrect final : public Pass {
     ctx.journal.fact("fold", std::move(fold));
   }
 
-  static bool write(Graph& graph, const Site& site, const std::vector<double>& bias) {
+  /// Whether the kernel of a product wants its bias as codes; TensorRT's takes it in float.
+  static bool takes_codes(const Target& target, const Node& node) {
+    const Ability* row = target.find(node, Role::product);
+    return row == nullptr || row->bias_input >= 0;
+  }
+
+  static bool write(Graph& graph, const Site& site, const std::vector<double>& bias, const Target& target) {
     if (!site.added) {
       const NodeId id = site.product.node;
       const bool had = input_of(graph[id], Product::bias_input) != ValueId::none;
       if (!set_bias(graph, site.product, bias)) return false;
-      if (!had && is_static(graph[id])) graph[id].inputs[Product::bias_input].quant = bias_decision();
+      if (!had && is_static(graph[id]) && takes_codes(target, graph[id]))
+        graph[id].inputs[Product::bias_input].quant = bias_decision();
       return true;
     }
     const ValueId old = graph[site.added->node].inputs[site.added->input].value;
@@ -241,7 +248,7 @@ constinit const PassDef bias_correct{"bias_correct",
                                      "give back the mean that rounding of weights took",
                                      "arXiv 1906.04721",
                                      Effect::lossy,
-                                     1,
+                                     2,
                                      make_pass<BiasCorrect>,
                                      true};
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cmath>
 
+#include "backends/backend.h"
 #include "calib/executor.h"
 #include "formats/ir/quant.h"
 #include "tests/passes/bench.h"
@@ -115,6 +116,21 @@ TEST_CASE("bias_correct: a bias added to an integer layer is decided like the ot
   const Use& bias = g[g.nodes()[0]].inputs[2];
   REQUIRE(bias.quant);
   CHECK(bias.quant->is_bias);
+}
+
+TEST_CASE("bias_correct: a bias added for a runtime that takes biases in float stays float") {
+  Graph g = graph_of(conv);
+  const auto data = batches(g, {1, 2, 5, 5}, 1.5F);
+  quantize_weights(g);
+  QuantSpec x;
+  x.format = &number::int8;
+  x.scale = Tensor::scalar(0.05F);
+  g[g.nodes()[0]].inputs[0].quant = std::make_shared<QuantSpec>(x);
+  PassBench bench(std::make_shared<FixedData>(data));
+  bench.target = find_backend("tensorrt")->target();
+  g = bench.run("bias_correct", bench.run("round_nearest", g));
+  REQUIRE(g[g.nodes()[0]].inputs.size() == 3);
+  CHECK(!g[g.nodes()[0]].inputs[2].quant);
 }
 
 TEST_CASE("bias_correct: later layers see corrected ones") {
