@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "backends/cpu/cpu.h"
+#include "backends/verify/verify.h"
 #include "calib/data.h"
 #include "calib/executor.h"
 #include "cli/data_options.h"
@@ -211,7 +212,7 @@ JobResult run_job(const JobRequest& request, Journal& journal) {
   from.lock_sha256 = write_lock(lock, staging.lock());
   sign(lowered, from);
   write_onnx(lowered, staging.file(), {.sync = Sync::later});
-  verify_written(staging.file(), target);
+  expect_verified({staging.file(), &target, request.model, &lock, /*hashes=*/false}, threads);
   check_stop(request.stop);
 
   JobResult result;

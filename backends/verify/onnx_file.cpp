@@ -45,6 +45,15 @@ void floats(const Field& field, TensorView& t) {
   }
 }
 
+void doubles(const Field& field, TensorView& t) {
+  if (field.wire == 1) return t.numbers.push_back(std::bit_cast<double>(field.value));
+  for (std::size_t i = 0; i + 8 <= field.bytes.size(); i += 8) {
+    double value;
+    std::memcpy(&value, field.bytes.data() + i, 8);
+    t.numbers.push_back(value);
+  }
+}
+
 /// Fields 1 and 2 of a message as text: key and value, or just a name.
 std::pair<std::string_view, std::string_view> texts(Bytes bytes) {
   std::pair<std::string_view, std::string_view> found;
@@ -66,6 +75,9 @@ class Reader {
     Wire wire(bytes);
     while (const auto field = wire.next()) {
       if (field->number == 1) node(field->bytes, g, depth);
+      if (field->number == 11) g.inputs.push_back(declared(field->bytes));
+      if (field->number == 12) g.outputs.push_back(declared(field->bytes));
+      if (field->number == 15) sparse(field->bytes, g);
       if (field->number == 5) {
         TensorView t = tensor(field->bytes);
         if (!g.constants.emplace(t.name, t).second) broken("initializer " + quoted(t.name) + " occurs twice");
@@ -102,11 +114,47 @@ class Reader {
     g.nodes.push_back(std::move(n));
   }
 
+  /// ValueInfoProto: name, type.tensor_type.elem_type.
+  static Declared declared(Bytes bytes) {
+    Declared d;
+    Wire wire(bytes);
+    while (const auto field = wire.next()) {
+      if (field->number == 1) d.name = field->text();
+      if (field->number != 2) continue;
+      Wire type(field->bytes);
+      while (const auto kind = type.next()) {
+        if (kind->number != 1) continue;
+        Wire tensor(kind->bytes);
+        while (const auto part = tensor.next()) {
+          if (part->number == 1) d.type = static_cast<std::int32_t>(part->value);
+        }
+      }
+    }
+    return d;
+  }
+
+  /// SparseTensorProto: its values carry the name.
+  static void sparse(Bytes bytes, GraphView& g) {
+    Wire wire(bytes);
+    while (const auto field = wire.next()) {
+      if (field->number != 1) continue;
+      Wire values(field->bytes);
+      while (const auto part = values.next()) {
+        if (part->number == 8) g.sparse.insert(part->text());
+      }
+    }
+  }
+
   void attribute(Bytes bytes, NodeView& n, GraphView& g, int depth) {
     const std::string_view name = texts(bytes).first;
     Wire wire(bytes);
     while (const auto field = wire.next()) {
+      if (field->number == 2 && field->wire == 5) {
+        n.floats[name] = std::bit_cast<float>(static_cast<std::uint32_t>(field->value));
+      }
       if (field->number == 3 && field->wire == 0) n.ints[name] = static_cast<std::int64_t>(field->value);
+      if (field->number == 4) n.texts[name] = field->text();
+      if (field->number == 8) repeated_int(*field, n.lists[name]);
       if (field->number == 6 || field->number == 11) g.bodies.push_back(graph(field->bytes, depth + 1));
       if (field->number == 5 && n.op == "Constant" && name == "value" && !n.outputs.empty()) {
         TensorView t = tensor(field->bytes);
@@ -127,7 +175,9 @@ class Reader {
         case 2: t.type = static_cast<std::int32_t>(field->value); break;
         case 4: floats(*field, t); break;
         case 5:
-        case 7: repeated_int(*field, numbers); break;
+        case 7:
+        case 11: repeated_int(*field, numbers); break;
+        case 10: doubles(*field, t); break;
         case 8: t.name = field->text(); break;
         case 9:
           t.bytes = field->bytes;
@@ -173,8 +223,18 @@ class Reader {
 
   static void check_size(const TensorView& t) {
     const auto bits = static_cast<std::uint64_t>(bits_of(t.type));
-    if (bits == 0 || !t.raw) return;
-    const std::uint64_t needed = (static_cast<std::uint64_t>(t.count()) * bits + 7) / 8;
+    constexpr std::int32_t complex64 = 14, complex128 = 15;
+    if (bits == 0 || t.type == complex64 || t.type == complex128) return;
+    const auto count = static_cast<std::uint64_t>(t.count());
+    if (!t.raw) {
+      const std::uint64_t each = bits < 8 ? 8 / bits : 1;
+      if (t.numbers.size() * each < count) {
+        broken("tensor " + quoted(t.name) + " has " + std::to_string(t.numbers.size()) + " numbers, its shape needs " +
+               std::to_string(count));
+      }
+      return;
+    }
+    const std::uint64_t needed = (count * bits + 7) / 8;
     if (t.bytes.size() != needed) {
       broken("tensor " + quoted(t.name) + " has " + std::to_string(t.bytes.size()) + " bytes, its shape needs " +
              std::to_string(needed));
@@ -196,6 +256,7 @@ FileView read_file(const std::filesystem::path& path) {
   Wire wire(bytes.bytes());
   while (const auto field = wire.next()) {
     if (field->number == 1) file.ir = static_cast<std::int64_t>(field->value);
+    if (field->number == 14) file.metadata.insert(texts(field->bytes));
     if (field->number == 7) {
       file.graph = reader.graph(field->bytes, 0);
       graph = true;

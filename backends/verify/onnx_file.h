@@ -9,9 +9,11 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace qtool::verify {
@@ -38,9 +40,35 @@ class Wire {
 };
 
 /// TensorProto.DataType, as far as it is looked at.
-enum Type : std::int32_t { f32 = 1, u8 = 2, i8 = 3, u16 = 4, i16 = 5, i32 = 6, i64 = 7, f16 = 10, bf16 = 16 };
+enum Type : std::int32_t {
+  f32 = 1,
+  u8 = 2,
+  i8 = 3,
+  u16 = 4,
+  i16 = 5,
+  i32 = 6,
+  i64 = 7,
+  f16 = 10,
+  f64 = 11,
+  bf16 = 16,
+  f8_first = 17,  // the four float8 types
+  f8_last = 20,
+  u4 = 21,
+  i4 = 22,
+  f4 = 23,
+  e8m0 = 24,
+  u2 = 25,
+  i2 = 26
+};
 /// Bits of an element; 0: strings and types unknown here.
 int bits_of(std::int32_t type);
+std::string name_of(std::int32_t type);
+/// float32, float16, bfloat16 and float64.
+bool is_real(std::int32_t type);
+/// Integers of 2 to 16 bits: what codes are held in.
+bool is_code(std::int32_t type);
+/// Lowest and highest number of such a type.
+std::pair<int, int> range_of(std::int32_t type);
 
 struct TensorView {
   std::string_view name;
@@ -51,27 +79,49 @@ struct TensorView {
   Bytes bytes;                  // else they are in `numbers`
   std::vector<double> numbers;  // float_data, int32_data or int64_data
   std::int64_t count() const;   // Error on overflow or a negative extent
-  /// Element i of a numeric tensor of 8 bits or more.
+  /// Element i of a numeric tensor. Error for types that hold no plain numbers.
   double at(std::int64_t i) const;
+  /// `out.size()` elements from `first` on. Integers of up to 16 bits and int32.
+  void read(std::int64_t first, std::span<std::int32_t> out) const;
+  /// The same of float32, float16, bfloat16 and float64.
+  void read(std::int64_t first, std::span<float> out) const;
 };
 
 struct NodeView {
   std::string_view name, op, domain;
   std::vector<std::string_view> inputs, outputs;
-  std::map<std::string_view, std::int64_t> ints;  // attributes of type int
+  std::map<std::string_view, std::int64_t> ints;  // attributes by type
+  std::map<std::string_view, float> floats;
+  std::map<std::string_view, std::string_view> texts;
+  std::map<std::string_view, std::vector<std::int64_t>> lists;
+  bool is(std::string_view what, std::string_view of = {}) const { return op == what && domain == of; }
+  std::string_view input(std::size_t i) const { return i < inputs.size() ? inputs[i] : std::string_view{}; }
+  std::int64_t integer(std::string_view attribute, std::int64_t otherwise) const;
+  float number(std::string_view attribute, float otherwise) const;
+  /// Its name, or that of its first output.
+  std::string_view who() const { return !name.empty() || outputs.empty() ? name : outputs[0]; }
+  /// node "conv1" (Conv)
   std::string label() const;
+};
+
+struct Declared {
+  std::string_view name;
+  std::int32_t type = 0;  // element type; 0: not told
 };
 
 struct GraphView {
   std::vector<NodeView> nodes;
   std::map<std::string_view, TensorView> constants;  // initializers and Constant nodes
   std::map<std::string_view, std::size_t> producer;  // value to node
+  std::set<std::string_view> sparse;                 // names of sparse initializers
+  std::vector<Declared> inputs, outputs;
   std::vector<GraphView> bodies;
 };
 
 struct FileView {
   std::int64_t ir = 0;
   std::map<std::string, std::int64_t> opsets;
+  std::map<std::string_view, std::string_view> metadata;
   GraphView graph;
   std::vector<std::shared_ptr<const void>> mapped;
 };

@@ -30,6 +30,10 @@ double half_value(std::uint16_t h) {
   return sign * std::ldexp(mantissa + 1024, exponent - 25);
 }
 
+double brain_value(std::uint16_t h) {
+  return static_cast<double>(std::bit_cast<float>(static_cast<std::uint32_t>(h) << 16));
+}
+
 }  // namespace
 
 std::uint64_t Wire::varint() {
@@ -86,29 +90,120 @@ std::int64_t TensorView::count() const {
 double TensorView::at(std::int64_t i) const {
   const auto k = static_cast<std::size_t>(i);
   if (i < 0 || i >= count()) broken("tensor \"" + std::string(name) + "\" is read beyond its end");
-  if (!raw) {
-    const double n = k < numbers.size() ? numbers[k] : 0;
-    return type == f16 ? half_value(static_cast<std::uint16_t>(n)) : n;
-  }
-  switch (type) {
-    case f32: return static_cast<double>(load<float>(bytes, k));
-    case u8: return load<std::uint8_t>(bytes, k);
-    case i8: return load<std::int8_t>(bytes, k);
-    case u16: return load<std::uint16_t>(bytes, k);
-    case i16: return load<std::int16_t>(bytes, k);
-    case i32: return load<std::int32_t>(bytes, k);
-    case i64: return static_cast<double>(load<std::int64_t>(bytes, k));
-    case f16: return half_value(load<std::uint16_t>(bytes, k));
-    case bf16: {
-      const auto wide = static_cast<std::uint32_t>(load<std::uint16_t>(bytes, k)) << 16;
-      return static_cast<double>(std::bit_cast<float>(wide));
+  if (type == f32 || type == f16 || type == bf16 || type == f64) {
+    if (!raw)
+      return k >= numbers.size() ? 0
+             : type == f16       ? half_value(static_cast<std::uint16_t>(numbers[k]))
+             : type == bf16      ? brain_value(static_cast<std::uint16_t>(numbers[k]))
+                                 : numbers[k];
+    switch (type) {
+      case f32: return static_cast<double>(load<float>(bytes, k));
+      case f16: return half_value(load<std::uint16_t>(bytes, k));
+      case bf16: return brain_value(load<std::uint16_t>(bytes, k));
+      default: return load<double>(bytes, k);
     }
-    default: broken("tensor \"" + std::string(name) + "\" is of a type that scales and zero points never have");
+  }
+  if (type == i64) return raw ? static_cast<double>(load<std::int64_t>(bytes, k)) : k < numbers.size() ? numbers[k] : 0;
+  std::int32_t value = 0;
+  read(i, std::span(&value, 1));
+  return value;
+}
+
+void TensorView::read(std::int64_t first, std::span<std::int32_t> out) const {
+  const std::int64_t n = count(), size = static_cast<std::int64_t>(out.size());
+  if (first < 0 || size > n - first) broken("tensor \"" + std::string(name) + "\" is read beyond its end");
+  const auto from = static_cast<std::size_t>(first);
+  const int bits = bits_of(type);
+  if (bits == 0 || bits > 32 || is_real(type)) {
+    broken("tensor \"" + std::string(name) + "\" is " + name_of(type) + ", which codes and zero points never are");
+  }
+  if (!raw && bits >= 8) {
+    for (std::size_t i = 0; i < out.size(); ++i) {
+      out[i] = from + i < numbers.size() ? static_cast<std::int32_t>(numbers[from + i]) : 0;
+    }
+    return;
+  }
+  const auto all = [&]<class T>(T) {
+    for (std::size_t i = 0; i < out.size(); ++i) out[i] = static_cast<std::int32_t>(load<T>(bytes, from + i));
+  };
+  switch (type) {
+    case i8: return all(std::int8_t{});
+    case u16: return all(std::uint16_t{});
+    case i16: return all(std::int16_t{});
+    case i32: return all(std::int32_t{});
+    default: break;
+  }
+  if (bits == 8) return all(std::uint8_t{});
+  if (bits != 2 && bits != 4) broken("tensor \"" + std::string(name) + "\" is of a type that holds no codes");
+  const std::size_t each = 8 / static_cast<std::size_t>(bits);
+  const bool is_signed = type == i4 || type == i2;
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    const std::size_t k = from + i;
+    const unsigned byte = raw                         ? std::to_integer<unsigned>(bytes[k / each])
+                          : k / each < numbers.size() ? static_cast<unsigned>(numbers[k / each])
+                                                      : 0;
+    const unsigned code = byte >> (k % each * static_cast<std::size_t>(bits)) & ((1U << bits) - 1U);
+    const bool negative = is_signed && (code >> (bits - 1)) != 0;
+    out[i] = static_cast<std::int32_t>(code) - (negative ? 1 << bits : 0);
   }
 }
 
-std::string NodeView::label() const {
-  return "node \"" + std::string(!name.empty() || outputs.empty() ? name : outputs[0]) + "\" (" + std::string(op) + ")";
+void TensorView::read(std::int64_t first, std::span<float> out) const {
+  if (first < 0 || static_cast<std::int64_t>(out.size()) > count() - first) {
+    broken("tensor \"" + std::string(name) + "\" is read beyond its end");
+  }
+  if (type == f32 && raw) {
+    std::memcpy(out.data(), bytes.data() + static_cast<std::size_t>(first) * 4, out.size() * 4);
+    return;
+  }
+  if (!is_real(type)) broken("tensor \"" + std::string(name) + "\" is " + name_of(type) + ", not float");
+  for (std::size_t i = 0; i < out.size(); ++i) out[i] = static_cast<float>(at(first + static_cast<std::int64_t>(i)));
 }
+
+bool is_real(std::int32_t type) { return type == f32 || type == f16 || type == bf16 || type == f64; }
+
+bool is_code(std::int32_t type) {
+  return type == u8 || type == i8 || type == u16 || type == i16 || type == u4 || type == i4 || type == u2 || type == i2;
+}
+
+std::pair<int, int> range_of(std::int32_t type) {
+  const int bits = bits_of(type);
+  const bool is_signed = type == i8 || type == i16 || type == i4 || type == i2;
+  return is_signed ? std::pair(-(1 << (bits - 1)), (1 << (bits - 1)) - 1) : std::pair(0, (1 << bits) - 1);
+}
+
+std::string name_of(std::int32_t type) {
+  switch (type) {
+    case f32: return "float32";
+    case u8: return "uint8";
+    case i8: return "int8";
+    case u16: return "uint16";
+    case i16: return "int16";
+    case i32: return "int32";
+    case i64: return "int64";
+    case f16: return "float16";
+    case f64: return "float64";
+    case bf16: return "bfloat16";
+    case u4: return "uint4";
+    case i4: return "int4";
+    case f4: return "float4e2m1";
+    case e8m0: return "float8e8m0";
+    case u2: return "uint2";
+    case i2: return "int2";
+    default: return type >= f8_first && type <= f8_last ? "float8" : "of type " + std::to_string(type);
+  }
+}
+
+std::int64_t NodeView::integer(std::string_view attribute, std::int64_t otherwise) const {
+  const auto found = ints.find(attribute);
+  return found == ints.end() ? otherwise : found->second;
+}
+
+float NodeView::number(std::string_view attribute, float otherwise) const {
+  const auto found = floats.find(attribute);
+  return found == floats.end() ? otherwise : found->second;
+}
+
+std::string NodeView::label() const { return "node \"" + std::string(who()) + "\" (" + std::string(op) + ")"; }
 
 }  // namespace qtool::verify

@@ -114,8 +114,8 @@ TEST_CASE("verify: trap 1: a bias lies on the scale of its product") {
 
 TEST_CASE("verify: numbers of scales and zero points, types, axes") {
   CHECK(contains(verdict(pairs(), [](Graph& g) { g[producer(g, "wd")].attrs.set("axis", std::int64_t{5}); }),
-                 "axis is outside"));
-  CHECK(contains(verdict(pairs(), shaped("wz", DType::i8, {1})), "2 scales and 1 zero points"));
+                 "axis 5 is outside"));
+  CHECK(contains(verdict(pairs(), shaped("wz", DType::i8, {1})), "2 scales and 1 zero point"));
   CHECK(contains(verdict(pairs(), shaped("wz", DType::u8, {2})), "differ in type"));
   CHECK(contains(verdict(pairs(), shaped("w", DType::i8, {2, 3})), "2 scales for 3 channels"));
   CHECK(contains(verdict(pairs(),

@@ -114,6 +114,26 @@ TEST_CASE("what the ONNX reader keeps to itself stays behind its door") {
   expect_none(findings);
 }
 
+TEST_CASE("the check of written files shares no code with what writes them") {
+  const std::set<std::string> shared = {"formats/base/error.h",   "formats/base/file.h",   "formats/base/hash.h",
+                                        "formats/base/threads.h", "formats/base/widest.h", "formats/target.h",
+                                        "formats/lock.h"};
+  std::vector<std::string> findings;
+  int files = 0;
+  for (const std::string& file : project_files()) {
+    if (!file.starts_with("backends/verify/") || !is_cpp(file)) continue;
+    ++files;
+    for (const std::string& line : lines_of(read_text(source_dir() / file))) {
+      const auto include = include_of(line);
+      if (!include || !include->quoted || include->header.starts_with("backends/verify/")) continue;
+      const bool declares = file == "backends/verify/verify.cpp" && include->header == "backends/backend.h";
+      if (!declares && !shared.contains(include->header)) findings.push_back(file + " includes " + include->header);
+    }
+  }
+  expect_none(findings);
+  CHECK(files > 10);
+}
+
 TEST_CASE("the check itself refuses what it should") {
   CHECK(objection("formats/ir/graph.cpp", {true, "calib/op.h"}) == "formats may not include calib");
   CHECK(objection("calib/op.cpp", {true, "backends/backend.h"}) == "calib may not include backends");

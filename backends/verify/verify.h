@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// Verification of written files by code of its own: nothing here shares code with the writer, the emitters or the
+// passes, so that a mistake of theirs is not shared by their judge. See docs/verify.md for what is checked.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "formats/base/threads.h"
+#include "formats/target.h"
+
+namespace qtool {
+
+struct Lock;  // formats/lock.h
+
+/// One mistake: a tensor or node, what is wrong with it, and what to do.
+struct Defect {
+  std::string where, what, advice;
+  /// node "wd" (DequantizeLinear): scale 1 is 0
+  std::string text() const { return where + ": " + what; }
+  friend bool operator==(const Defect&, const Defect&) = default;
+};
+
+/// Why a constant that is held as codes was not compared with the model.
+struct NotCompared {
+  std::string node, tensor, why;
+};
+
+struct Verification {
+  static constexpr std::size_t most = 100;
+  std::vector<Defect> defects;    // the first `most` of those found
+  std::vector<Defect> inherited;  // those of the model, which the file only repeats; the same bound
+  std::int64_t found = 0;
+  std::int64_t nodes = 0, codes = 0;  // looked at: nodes with bodies, elements held as codes
+  // Against a model:
+  std::int64_t weights = 0, biases = 0, floats = 0;  // tensors compared: codes, biases, what stayed float
+  std::int64_t elements = 0;
+  std::vector<NotCompared> not_compared;
+  std::int64_t hashes = 0, errors = 0;  // of the lock, derived again
+  bool clean() const { return found == 0; }
+};
+
+struct VerifyRequest {
+  std::filesystem::path file;
+  const Target* target = nullptr;
+  std::filesystem::path against;  // the float model; empty: the file alone
+  const Lock* lock = nullptr;     // with `against`: which folds were applied, hashes and errors of codes
+  bool hashes = true;             // derive hashes of codes, where there is a lock
+};
+
+/// Reads the file mapped and finds all that a runtime relies on and does not check itself. Error(Code::verification)
+/// when the file is no ONNX file at all, Error(Code::input) when the model is none.
+Verification verify_file(const VerifyRequest&, Threads&);
+
+/// The same for a file that was just written: Error(Code::verification) naming the first defect and how many there are.
+Verification expect_verified(const VerifyRequest&, Threads&);
+
+}  // namespace qtool
