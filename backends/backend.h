@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <memory>
 #include <span>
 #include <string_view>
@@ -46,10 +45,5 @@ namespace backend {
 #include "backends/list.inc"
 #undef QTOOL_BACKEND
 }  // namespace backend
-
-/// Reads a written ONNX file with code of its own and checks what a runtime relies on: shapes and packing of codes,
-/// scales finite and positive, zero points in range and explicit, bias scales = product of input and weight scale,
-/// opset and IR against the target. Error(Code::verification) naming the node.
-void verify_written(const std::filesystem::path& file, const Target& target);
 
 }  // namespace qtool

@@ -13,7 +13,7 @@ class Blocks {
   void product() const {
     const std::int64_t k = n_.integer("K", 0), columns = n_.integer("N", 0), bits = n_.integer("bits", 4);
     const std::int64_t block = n_.integer("block_size", 0);
-    constexpr std::int64_t most = std::int64_t{1} << 40;
+    constexpr std::int64_t most = std::int64_t{1} << 30;
     if (!block_fits(block, 256)) return;
     if (bits != 2 && bits != 4 && bits != 8) return add(std::to_string(bits) + " bits have no kernel", "use 2, 4 or 8");
     if (!n_.ints.contains("accuracy_level")) {
@@ -53,6 +53,8 @@ class Blocks {
     if (codes->type == u8 && bits != 2 && bits != 4 && bits != 8) {
       return add(std::to_string(bits) + " bits have no kernel", "use 2, 4 or 8");
     }
+    constexpr std::int64_t most = std::int64_t{1} << 48;
+    if (codes->count() > most / 8) return;
     if (codes->dims.size() != 2 || scale->dims.size() != 2 || codes->dims[0] != scale->dims[0]) {
       return add("table and scales differ in rows: " + shape_text(codes->dims) + " and " + shape_text(scale->dims),
                  "write one row of scales per row of the table");

@@ -6,6 +6,8 @@
 namespace qtool::verify {
 namespace {
 
+constexpr std::int64_t most = std::int64_t{1} << 30;  // of an extent: products of two stay far from overflow
+
 std::vector<float> floats_of(const TensorView& t) {
   std::vector<float> values(static_cast<std::size_t>(t.count()));
   t.read(0, values);
@@ -55,7 +57,7 @@ std::optional<Coded> Coded::tensor(const TensorView& codes, const TensorView& sc
   if (c.scale_.size() == 1) return c;
   const auto rank = static_cast<std::int64_t>(c.dims.size());
   if (axis < 0) axis += rank;
-  if (axis < 0 || axis >= rank || block < 0) return std::nullopt;
+  if (axis < 0 || axis >= rank || block < 0 || block > most) return std::nullopt;
   c.extent_ = c.dims[static_cast<std::size_t>(axis)];
   for (auto i = static_cast<std::size_t>(axis) + 1; i < c.dims.size(); ++i) c.inner_ *= c.dims[i];
   c.block_ = block;
@@ -86,7 +88,6 @@ std::optional<Coded> Coded::blocks(const Scene& s, const NodeView& n) {
     c.rows = codes->dims[0];
     c.width = codes->dims[1] * 8 / bits;
   }
-  constexpr std::int64_t most = std::int64_t{1} << 40;
   if (c.rows < 1 || c.width < 1 || c.rows > most || c.width > most || block > most) return std::nullopt;
   const std::int64_t along = (c.width + block - 1) / block;
   c.row_bytes_ = product ? along * block * bits / 8 : codes->dims[1];

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numeric>
 
 namespace qtool::verify {
 namespace {
@@ -21,8 +20,15 @@ std::optional<Extents> integers(const Scene& model, std::string_view name) {
   return list;
 }
 
+/// -1 where an extent is negative, or the product is no number of elements.
 std::int64_t product(const Extents& dims) {
-  return std::accumulate(dims.begin(), dims.end(), std::int64_t{1}, std::multiplies<>());
+  constexpr std::int64_t most = std::int64_t{1} << 48;
+  std::int64_t n = 1;
+  for (const std::int64_t d : dims) {
+    if (d < 0 || (d > 0 && n > most / d)) return -1;
+    n *= d;
+  }
+  return n;
 }
 
 std::optional<Numbers> reshaped(const Numbers& x, Extents dims) {
@@ -119,6 +125,7 @@ std::optional<Numbers> arithmetic(const NodeView& n, const Numbers& a, const Num
     if (da[i] != db[i] && da[i] != 1 && db[i] != 1) return std::nullopt;
     dims[i] = std::max(da[i], db[i]);
   }
+  if (product(dims) != std::max(a.count(), b.count())) return std::nullopt;  // scales and shifts do not enlarge
   const std::vector<float> x = a.all(), y = b.all();
   std::vector<float> z(static_cast<std::size_t>(product(dims)));
   for (std::size_t e = 0; e < z.size(); ++e) {

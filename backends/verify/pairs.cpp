@@ -90,7 +90,7 @@ class Pair {
       return;
     }
     std::vector<std::int64_t> shape = x_->dims;
-    shape[static_cast<std::size_t>(axis)] = block > 0 ? (extent + block - 1) / block : 0;
+    shape[static_cast<std::size_t>(axis)] = block > 0 ? extent / block + (extent % block != 0 ? 1 : 0) : 0;
     if (block < 0 || p_.scale->dims != shape) {
       add("its scales have not the shape of the blocks: " + shape_text(p_.scale->dims) + " for " + shape_text(shape) +
               " blocks of " + std::to_string(block) + " on axis " + std::to_string(axis),

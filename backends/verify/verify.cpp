@@ -3,7 +3,6 @@
 
 #include <algorithm>
 
-#include "backends/backend.h"
 #include "backends/verify/against.h"
 #include "backends/verify/scene.h"
 #include "formats/base/error.h"
@@ -97,14 +96,6 @@ Verification expect_verified(const VerifyRequest& request, Threads& threads) {
   const std::string more =
       verdict.found > 1 ? " (and " + std::to_string(verdict.found - 1) + " more, see `qtool verify`)" : "";
   throw Error(Code::verification, "the written file fails its check: " + first.text() + more, first.advice);
-}
-
-void verify_written(const std::filesystem::path& file, const Target& target) {
-  Threads one(1);
-  VerifyRequest request;
-  request.file = file;
-  request.target = &target;
-  expect_verified(request, one);
 }
 
 }  // namespace qtool

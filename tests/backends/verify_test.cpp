@@ -7,6 +7,7 @@
 #include <functional>
 
 #include "backends/backend.h"
+#include "backends/verify/verify.h"
 #include "formats/base/error.h"
 #include "formats/file/reader.h"
 #include "formats/ir/text.h"
@@ -22,6 +23,14 @@ namespace {
 const Target& target() {
   static const Target t = find_backend("ort-cpu")->target();
   return t;
+}
+
+void verify_written(const std::filesystem::path& file, const Target& target) {
+  VerifyRequest request;
+  request.file = file;
+  request.target = &target;
+  Threads threads(1);
+  expect_verified(request, threads);
 }
 
 Graph pairs() {
