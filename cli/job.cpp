@@ -212,7 +212,7 @@ JobResult run_job(const JobRequest& request, Journal& journal) {
   from.lock_sha256 = write_lock(lock, staging.lock());
   sign(lowered, from);
   write_onnx(lowered, staging.file(), {.sync = Sync::later});
-  expect_verified({staging.file(), &target, request.model, &lock, /*hashes=*/false}, threads);
+  expect_verified({staging.file(), &target, request.model, &lock, /*derive=*/false}, threads, journal);
   check_stop(request.stop);
 
   JobResult result;

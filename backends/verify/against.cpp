@@ -46,9 +46,9 @@ struct Bias {
 
 class Against {
  public:
-  Against(const Scene& scene, const Match& match, bool hashes, Findings& findings, Verification& out, Threads& threads,
+  Against(const Scene& scene, const Match& match, bool derive, Findings& findings, Verification& out, Threads& threads,
           std::set<std::string_view>& seen)
-      : s_(scene), match_(match), hashes_(hashes), findings_(findings), out_(out), threads_(threads), seen_(seen) {}
+      : s_(scene), match_(match), derive_(derive), findings_(findings), out_(out), threads_(threads), seen_(seen) {}
 
   void run() {
     for (const NodeView& n : s_.graph.nodes) {
@@ -124,11 +124,11 @@ class Against {
     }
     const LockedUse* row = match_.row(n, origin, input);
     const auto stored = row == nullptr ? std::nullopt : stored_as(*row, coded->type);
-    const auto near =
-        nearness(*coded, floats.weight, stored ? std::optional(stored->range) : std::nullopt, *turned, threads_);
+    const auto near = nearness(*coded, floats.weight, stored ? std::optional(stored->range) : std::nullopt, *turned,
+                               row != nullptr && derive_, threads_);
     if (!near) return open(n, name, "its shape in the model differs");
     judge(n, *near, name);
-    if (row != nullptr) hold_to(n, *row, *coded, *near, *turned, stored ? stored->shift : 0, name);
+    if (row != nullptr && derive_) hold_to(n, *row, *coded, *near, *turned, stored ? stored->shift : 0, name);
     if (!floats.folded && !match_.has_lock()) tied(n, *origin.scene, was.input(input), *coded);
     ++out_.weights;
     out_.elements += near->count;
@@ -153,7 +153,7 @@ class Against {
   /// Hash of the codes and their error, derived anew.
   void hold_to(const NodeView& n, const LockedUse& row, const Coded& coded, const Nearness& near, bool turned,
                std::int64_t shift, std::string_view name) {
-    if (hashes_ && !row.codes_sha256.empty()) {
+    if (!row.codes_sha256.empty()) {
       const std::vector<std::uint8_t> codes = plain_codes(coded, turned, -shift);
       if (hex(Hasher().bytes(std::as_bytes(std::span(codes))).finish()) != row.codes_sha256) {
         findings_.add(n, "its codes \"" + std::string(name) + "\" are not those of the lock",
@@ -329,7 +329,7 @@ class Against {
 
   const Scene& s_;
   const Match& match_;
-  const bool hashes_;
+  const bool derive_;
   Findings& findings_;
   Verification& out_;
   Threads& threads_;
@@ -387,13 +387,13 @@ void check_ends(const FileView& file, const FileView& model, Findings& findings)
 
 }  // namespace
 
-void check_against(const FileView& file, const FileView& model, const Target& target, const Lock* lock, bool hashes,
+void check_against(const FileView& file, const FileView& model, const Target& target, const Lock* lock, bool derive,
                    Findings& findings, Verification& out, Threads& threads) {
   Findings unused;
   const Scenes now(file, target, unused), before(model, target, unused);
   const Match match(now, before, lock);
   std::set<std::string_view> seen;
-  for (const Scene& s : now.all()) Against(s, match, hashes, findings, out, threads, seen).run();
+  for (const Scene& s : now.all()) Against(s, match, derive, findings, out, threads, seen).run();
   check_untouched(now.all().front(), before.all().front(), seen, findings, out);
   check_ends(file, model, findings);
 }

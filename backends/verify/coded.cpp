@@ -27,14 +27,23 @@ std::optional<std::vector<float>> zeros_of(const TensorView* t, std::size_t coun
 }
 
 /// Codes of `bits` bits, low bits first, from the front of `bytes`.
+template <unsigned bits, class T>
+void unpack(Bytes bytes, std::span<T> out) {
+  constexpr std::size_t each = 8 / bits;
+  constexpr unsigned mask = (1U << bits) - 1U;
+  const std::size_t whole = out.size() / each;
+  for (std::size_t i = 0; i < whole; ++i) {
+    const unsigned byte = std::to_integer<unsigned>(bytes[i]);
+    for (std::size_t k = 0; k < each; ++k) out[i * each + k] = static_cast<T>(byte >> (k * bits) & mask);
+  }
+  for (std::size_t i = whole * each; i < out.size(); ++i) {
+    out[i] = static_cast<T>(std::to_integer<unsigned>(bytes[whole]) >> (i % each * bits) & mask);
+  }
+}
+
 template <class T>
 void unpack(Bytes bytes, std::int64_t bits, std::span<T> out) {
-  const auto each = static_cast<std::size_t>(8 / bits);
-  const unsigned mask = (1U << bits) - 1U;
-  for (std::size_t i = 0; i < out.size(); ++i) {
-    const unsigned byte = std::to_integer<unsigned>(bytes[i / each]);
-    out[i] = static_cast<T>(byte >> (i % each * static_cast<std::size_t>(bits)) & mask);
-  }
+  bits == 2 ? unpack<2>(bytes, out) : bits == 4 ? unpack<4>(bytes, out) : unpack<8>(bytes, out);
 }
 
 }  // namespace

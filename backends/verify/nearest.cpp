@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstring>
 #include <limits>
+#include <numeric>
 
 #include "formats/base/widest.h"
 
@@ -40,22 +42,38 @@ class Rows {
       if (!transposed_) {
         numbers_.read(r * coded_.width, row.x);
       } else {
-        const std::int64_t first = (r - begin) / tile * tile + begin, n = std::min(tile, end - first);
-        if (r == first) fetch(first, n, lines);
-        for (std::size_t i = 0; i < width; ++i) {
-          row.x[i] = lines[i * static_cast<std::size_t>(n) + static_cast<std::size_t>(r - first)];
-        }
+        const std::int64_t first = (r - begin) / tile * tile + begin;
+        if (r == first) fetch(first, std::min(tile, end - first), lines);
+        std::copy_n(lines.begin() + (r - first) * coded_.width, width, row.x.begin());
       }
       f(r, row);
     }
   }
 
  private:
+  /// Columns [first, first + n) of the numbers as `n` rows.
   void fetch(std::int64_t first, std::int64_t n, std::vector<float>& lines) const {
-    lines.resize(static_cast<std::size_t>(coded_.width * n));
-    for (std::int64_t i = 0; i < coded_.width; ++i) {
-      numbers_.read(i * coded_.rows + first,
-                    std::span(lines).subspan(static_cast<std::size_t>(i * n), static_cast<std::size_t>(n)));
+    const std::int64_t width = coded_.width;
+    const auto size = static_cast<std::size_t>(n);
+    lines.resize(static_cast<std::size_t>(width * n));
+    const std::byte* memory = numbers_.floats();
+    constexpr std::int64_t side = 16;
+    std::array<std::array<float, static_cast<std::size_t>(tile)>, static_cast<std::size_t>(side)> square;
+    for (std::int64_t from = 0; from < width; from += side) {
+      const std::int64_t m = std::min(side, width - from);
+      for (std::int64_t i = 0; i < m; ++i) {
+        const std::int64_t at = (from + i) * coded_.rows + first;
+        float* to = square[static_cast<std::size_t>(i)].data();
+        if (memory != nullptr) {
+          std::memcpy(to, memory + at * 4, size * 4);
+        } else {
+          numbers_.read(at, {to, size});
+        }
+      }
+      for (std::int64_t r = 0; r < n; ++r) {
+        float* to = lines.data() + r * width + from;
+        for (std::int64_t i = 0; i < m; ++i) to[i] = square[static_cast<std::size_t>(i)][static_cast<std::size_t>(r)];
+      }
     }
   }
 
@@ -78,21 +96,20 @@ inline bool is_near(const Row& row, std::size_t i, const Limits& l) {
   return std::fabs(t - static_cast<float>(row.code[i])) <= slack;
 }
 
-std::int64_t count_wrong(const Row& row, const Limits& l) {
+/// Whether all codes of a row are within half a step of their numbers: no division, no limits.
+bool all_near(const Row& row, float tolerance) {
   std::int32_t wrong = 0;
   const std::size_t n = row.x.size();
   const float *x = row.x.data(), *scale = row.scale.data(), *zero = row.zero.data();
   const std::int32_t* code = row.code.data();
   with_widest_vectors([&]() QTOOL_INLINE {
     for (std::size_t i = 0; i < n; ++i) {
-      float t = x[i] / scale[i] + zero[i];
-      t = t < l.low ? l.low : t;
-      t = t > l.high ? l.high : t;
-      const float slack = 0.5F + l.tolerance * (std::fabs(t - zero[i]) + std::fabs(t) + 1.0F);
-      wrong += std::fabs(t - static_cast<float>(code[i])) <= slack ? 0 : 1;
+      const float level = static_cast<float>(code[i]) - zero[i];
+      const float slack = scale[i] * (0.5F + tolerance * (std::fabs(level) + 1.0F));
+      wrong += std::fabs(x[i] - level * scale[i]) <= slack ? 0 : 1;
     }
   });
-  return wrong;
+  return wrong == 0;
 }
 
 class Comparison {
@@ -107,17 +124,31 @@ class Comparison {
         tolerance_(static_cast<float>(4 * relative_step(numbers.type))) {}
 
   Nearness run(std::optional<CodeRange> range) {
-    constexpr float unbounded = std::numeric_limits<float>::infinity();
     result_.count = coded_.rows * coded_.width;
+    if (inside()) return result_;
     if (!range) {
-      if (wrong({tolerance_, -unbounded, unbounded}) == 0) return finished();
       range = in_use();
       check_ends(*range);
     }
     const Limits limits{tolerance_, static_cast<float>(range->lowest), static_cast<float>(range->highest)};
     result_.wrong = wrong(limits);
     if (result_.wrong > 0) find_first(limits);
-    return finished();
+    return result_;
+  }
+
+  void add_errors(Nearness& to) const {
+    struct Sums {
+      double signal = 0, noise = 0;
+    };
+    std::vector<Sums> sums(static_cast<std::size_t>(chunks()));
+    for_each_chunk([&](std::int64_t chunk, std::int64_t begin, std::int64_t end) {
+      Sums& s = sums[static_cast<std::size_t>(chunk)];
+      rows_.visit(begin, end, [&](std::int64_t, const Row& row) { add_squares(row, s.signal, s.noise); });
+    });
+    for (const Sums& s : sums) {
+      to.signal += s.signal;
+      to.noise += s.noise;
+    }
   }
 
  private:
@@ -129,27 +160,26 @@ class Comparison {
                       [&](std::int64_t begin, std::int64_t end) { f(begin / grain_, begin, end); });
   }
 
-  std::int64_t wrong(const Limits& limits) {
-    struct Sums {
-      std::int64_t wrong = 0;
-      double signal = 0, noise = 0;
-    };
-    std::vector<Sums> sums(static_cast<std::size_t>(chunks()));
+  bool inside() const {
+    std::vector<std::uint8_t> all(static_cast<std::size_t>(chunks()), 1);
     for_each_chunk([&](std::int64_t chunk, std::int64_t begin, std::int64_t end) {
-      Sums& s = sums[static_cast<std::size_t>(chunk)];
+      std::uint8_t& own = all[static_cast<std::size_t>(chunk)];
+      rows_.visit(begin, end,
+                  [&](std::int64_t, const Row& row) { own = own != 0 && all_near(row, tolerance_) ? 1 : 0; });
+    });
+    return std::all_of(all.begin(), all.end(), [](std::uint8_t b) { return b != 0; });
+  }
+
+  std::int64_t wrong(const Limits& limits) const {
+    std::vector<std::int64_t> wrong(static_cast<std::size_t>(chunks()));
+    for_each_chunk([&](std::int64_t chunk, std::int64_t begin, std::int64_t end) {
+      std::int64_t& own = wrong[static_cast<std::size_t>(chunk)];
       rows_.visit(begin, end, [&](std::int64_t, const Row& row) {
-        s.wrong += count_wrong(row, limits);
-        add_squares(row, s.signal, s.noise);
+        if (all_near(row, tolerance_)) return;
+        for (std::size_t i = 0; i < row.x.size(); ++i) own += is_near(row, i, limits) ? 0 : 1;
       });
     });
-    std::int64_t all = 0;
-    result_.signal = result_.noise = 0;
-    for (const Sums& s : sums) {
-      all += s.wrong;
-      result_.signal += s.signal;
-      result_.noise += s.noise;
-    }
-    return all;
+    return std::accumulate(wrong.begin(), wrong.end(), std::int64_t{0});
   }
 
   /// A few sums side by side, so that the loop runs in vectors.
@@ -267,8 +297,6 @@ class Comparison {
     }
   }
 
-  Nearness finished() const { return result_; }
-
   const Coded& coded_;
   const Numbers& numbers_;
   const Rows rows_;
@@ -299,9 +327,12 @@ std::optional<bool> is_transposed(const Coded& coded, const Numbers& numbers, bo
 }
 
 std::optional<Nearness> nearness(const Coded& coded, const Numbers& numbers, std::optional<CodeRange> range,
-                                 bool transposed, Threads& threads) {
+                                 bool transposed, bool errors, Threads& threads) {
   if (elements(coded.dims) != numbers.count() || numbers.count() == 0) return std::nullopt;
-  return Comparison(coded, numbers, transposed, threads).run(range);
+  Comparison comparison(coded, numbers, transposed, threads);
+  Nearness found = comparison.run(range);
+  if (errors) comparison.add_errors(found);
+  return found;
 }
 
 std::vector<std::uint8_t> plain_codes(const Coded& coded, bool transposed, std::int64_t shift) {

@@ -16,8 +16,9 @@ struct Nearness {
   std::vector<std::int64_t> at;  // indices of the first wrong one, in the shape of the float tensor
   double number = 0, scale = 0;  // there
   std::int64_t code = 0, nearest = 0;
-  std::string range;             // not empty: what is wrong with where numbers were cut off
-  double signal = 0, noise = 0;  // sums of squares: of the numbers, of what codes make of them less the numbers
+  std::string range;  // not empty: what is wrong with where numbers were cut off
+  // Where they are asked for, sums of squares: of the numbers, and of what codes make of them less the numbers.
+  double signal = 0, noise = 0;
 };
 
 /// Nearest means |x / scale + zero - code| <= 1/2 + 4 steps of the type of x, for x cut off where codes end. Empty when
@@ -26,7 +27,8 @@ struct Nearness {
 struct CodeRange {
   std::int64_t lowest = 0, highest = 0;
 };
-std::optional<Nearness> nearness(const Coded&, const Numbers&, std::optional<CodeRange>, bool transposed, Threads&);
+std::optional<Nearness> nearness(const Coded&, const Numbers&, std::optional<CodeRange>, bool transposed, bool errors,
+                                 Threads&);
 
 /// Whether a file's weight lies transposed in its codes: by their shapes, and where those are square by `square`.
 std::optional<bool> is_transposed(const Coded&, const Numbers&, bool square);

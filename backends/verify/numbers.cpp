@@ -160,6 +160,11 @@ std::vector<float> Numbers::all() const {
   return values;
 }
 
+const std::byte* Numbers::floats() const {
+  if (own_ != nullptr) return std::as_bytes(std::span(*own_)).data();
+  return view_ != nullptr && view_->raw && view_->type == f32 ? view_->bytes.data() : nullptr;
+}
+
 float rounded(double x, std::int32_t type) {
   if ((type != f16 && type != bf16) || x == 0 || !std::isfinite(x)) return static_cast<float>(x);
   const int bits = type == f16 ? 10 : 7, least = type == f16 ? -14 : -126;

@@ -24,6 +24,8 @@ class Numbers {
   /// `out.size()` elements from `first` on.
   void read(std::int64_t first, std::span<float> out) const;
   std::vector<float> all() const;
+  /// The elements where they lie in memory as float32 (of any alignment), else null.
+  const std::byte* floats() const;
 
  private:
   const TensorView* view_ = nullptr;

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "formats/base/journal.h"
 #include "formats/base/threads.h"
 #include "formats/target.h"
 
@@ -48,14 +49,15 @@ struct VerifyRequest {
   const Target* target = nullptr;
   std::filesystem::path against;  // the float model; empty: the file alone
   const Lock* lock = nullptr;     // with `against`: which folds were applied, hashes and errors of codes
-  bool hashes = true;             // derive hashes of codes, where there is a lock
+  bool derive = true;             // hashes and errors of the lock, anew
 };
 
 /// Reads the file mapped and finds all that a runtime relies on and does not check itself. Error(Code::verification)
 /// when the file is no ONNX file at all, Error(Code::input) when the model is none.
 Verification verify_file(const VerifyRequest&, Threads&);
 
-/// The same for a file that was just written: Error(Code::verification) naming the first defect and how many there are.
-Verification expect_verified(const VerifyRequest&, Threads&);
+/// The same for a file that was just written: Error(Code::verification) naming the first defect; the others are
+/// warnings in the journal.
+Verification expect_verified(const VerifyRequest&, Threads&, Journal&);
 
 }  // namespace qtool

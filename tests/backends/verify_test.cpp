@@ -30,7 +30,8 @@ void verify_written(const std::filesystem::path& file, const Target& target) {
   request.file = file;
   request.target = &target;
   Threads threads(1);
-  expect_verified(request, threads);
+  Journal journal;
+  expect_verified(request, threads, journal);
 }
 
 Graph pairs() {

@@ -115,9 +115,9 @@ TEST_CASE("what the ONNX reader keeps to itself stays behind its door") {
 }
 
 TEST_CASE("the check of written files shares no code with what writes them") {
-  const std::set<std::string> shared = {"formats/base/error.h",   "formats/base/file.h",   "formats/base/hash.h",
-                                        "formats/base/threads.h", "formats/base/widest.h", "formats/target.h",
-                                        "formats/lock.h"};
+  const std::set<std::string> shared = {"formats/base/error.h",   "formats/base/file.h",    "formats/base/hash.h",
+                                        "formats/base/journal.h", "formats/base/threads.h", "formats/base/widest.h",
+                                        "formats/target.h",       "formats/lock.h"};
   std::vector<std::string> findings;
   int files = 0;
   for (const std::string& file : project_files()) {

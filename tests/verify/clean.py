@@ -34,7 +34,9 @@ FORMS = [(recipe, []) for recipe in RECIPES] + [
 #: (target, recipe, settings)
 TARGETS = [("tensorrt", "int8_static", []), ("tensorrt", "int4_weights", []), ("openvino", "int8_static", []),
            ("openvino", "int4_weights", []), ("openvino", "int8_weights", []), ("ort-cuda", "int4_weights", []),
-           ("ort-cuda", "int8_weights", [])]
+           ("ort-cuda", "int8_weights", []), ("openvino", "int8_fast", []), ("tensorrt", "int8_fast", []),
+           ("openvino", "int4_weights", ["assign_formats.group=64", "round_nearest.clip=mse"]),
+           ("ort-cuda", "int4_weights", ["assign_formats.weights=uint4", "assign_formats.symmetric=false"])]
 EQUALIZED = """version: 1
 target: ort-cpu
 data: {}
