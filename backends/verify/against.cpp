@@ -46,9 +46,16 @@ struct Bias {
 
 class Against {
  public:
-  Against(const Scene& scene, const Match& match, bool derive, Findings& findings, Verification& out, Threads& threads,
-          std::set<std::string_view>& seen)
-      : s_(scene), match_(match), derive_(derive), findings_(findings), out_(out), threads_(threads), seen_(seen) {}
+  Against(const Scene& scene, const Match& match, bool derive, std::int64_t every, Findings& findings,
+          Verification& out, Threads& threads, std::set<std::string_view>& seen)
+      : s_(scene),
+        match_(match),
+        derive_(derive),
+        every_(every),
+        findings_(findings),
+        out_(out),
+        threads_(threads),
+        seen_(seen) {}
 
   void run() {
     for (const NodeView& n : s_.graph.nodes) {
@@ -125,7 +132,7 @@ class Against {
     const LockedUse* row = match_.row(n, origin, input);
     const auto stored = row == nullptr ? std::nullopt : stored_as(*row, coded->type);
     const auto near = nearness(*coded, floats.weight, stored ? std::optional(stored->range) : std::nullopt, *turned,
-                               row != nullptr && derive_, threads_);
+                               row != nullptr && derive_, every_, threads_);
     if (!near) return open(n, name, "its shape in the model differs");
     judge(n, *near, name);
     if (row != nullptr && derive_) hold_to(n, *row, *coded, *near, *turned, stored ? stored->shift : 0, name);
@@ -136,7 +143,7 @@ class Against {
   }
 
   void judge(const NodeView& n, const Nearness& near, std::string_view name) {
-    if (!near.range.empty()) {
+    if (near.wrong == 0 && !near.range.empty()) {
       findings_.add(n, "in its codes \"" + std::string(name) + "\" " + near.range,
                     "round within the range of the format");
     }
@@ -330,6 +337,7 @@ class Against {
   const Scene& s_;
   const Match& match_;
   const bool derive_;
+  const std::int64_t every_;
   Findings& findings_;
   Verification& out_;
   Threads& threads_;
@@ -388,12 +396,12 @@ void check_ends(const FileView& file, const FileView& model, Findings& findings)
 }  // namespace
 
 void check_against(const FileView& file, const FileView& model, const Target& target, const Lock* lock, bool derive,
-                   Findings& findings, Verification& out, Threads& threads) {
+                   std::int64_t every, Findings& findings, Verification& out, Threads& threads) {
   Findings unused;
   const Scenes now(file, target, unused), before(model, target, unused);
   const Match match(now, before, lock);
   std::set<std::string_view> seen;
-  for (const Scene& s : now.all()) Against(s, match, derive, findings, out, threads, seen).run();
+  for (const Scene& s : now.all()) Against(s, match, derive, every, findings, out, threads, seen).run();
   check_untouched(now.all().front(), before.all().front(), seen, findings, out);
   check_ends(file, model, findings);
 }

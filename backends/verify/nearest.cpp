@@ -13,7 +13,7 @@
 namespace qtool::verify {
 namespace {
 
-constexpr std::int64_t tile = 16;  // rows of codes side by side: transposed numbers lie in lines of them
+constexpr std::int64_t tile = 128;  // rows of codes side by side: transposed numbers lie in lines of them
 constexpr std::int64_t part = std::int64_t{1} << 16;  // elements that one thread takes at a time
 /// No search for the best range leaves less of it than this (round_nearest: 0.52).
 constexpr double least_share = 0.51;
@@ -114,17 +114,20 @@ bool all_near(const Row& row, float tolerance) {
 
 class Comparison {
  public:
-  Comparison(const Coded& coded, const Numbers& numbers, bool transposed, Threads& threads)
+  Comparison(const Coded& coded, const Numbers& numbers, bool transposed, std::int64_t every, Threads& threads)
       : coded_(coded),
         numbers_(numbers),
         rows_(coded, numbers, transposed),
         transposed_(transposed),
         threads_(threads),
+        every_(every),
         grain_(std::max(std::int64_t{1}, part / coded.width / tile) * tile),
         tolerance_(static_cast<float>(4 * relative_step(numbers.type))) {}
 
   Nearness run(std::optional<CodeRange> range) {
-    result_.count = coded_.rows * coded_.width;
+    for (std::int64_t begin = 0; begin < coded_.rows; begin += grain_ * every_) {
+      result_.count += std::min(grain_, coded_.rows - begin) * coded_.width;
+    }
     if (inside()) return result_;
     if (!range) {
       range = in_use();
@@ -156,8 +159,9 @@ class Comparison {
 
   template <class F>
   void for_each_chunk(const F& f) const {
-    threads_.for_each(coded_.rows, grain_,
-                      [&](std::int64_t begin, std::int64_t end) { f(begin / grain_, begin, end); });
+    threads_.for_each(coded_.rows, grain_, [&](std::int64_t begin, std::int64_t end) {
+      if (begin / grain_ % every_ == 0) f(begin / grain_, begin, end);
+    });
   }
 
   bool inside() const {
@@ -302,6 +306,7 @@ class Comparison {
   const Rows rows_;
   const bool transposed_;
   Threads& threads_;
+  const std::int64_t every_;  // chunk that is looked at
   const std::int64_t grain_;
   const float tolerance_;
   Nearness result_;
@@ -327,9 +332,9 @@ std::optional<bool> is_transposed(const Coded& coded, const Numbers& numbers, bo
 }
 
 std::optional<Nearness> nearness(const Coded& coded, const Numbers& numbers, std::optional<CodeRange> range,
-                                 bool transposed, bool errors, Threads& threads) {
+                                 bool transposed, bool errors, std::int64_t every, Threads& threads) {
   if (elements(coded.dims) != numbers.count() || numbers.count() == 0) return std::nullopt;
-  Comparison comparison(coded, numbers, transposed, threads);
+  Comparison comparison(coded, numbers, transposed, every, threads);
   Nearness found = comparison.run(range);
   if (errors) comparison.add_errors(found);
   return found;

@@ -49,7 +49,9 @@ struct VerifyRequest {
   const Target* target = nullptr;
   std::filesystem::path against;  // the float model; empty: the file alone
   const Lock* lock = nullptr;     // with `against`: which folds were applied, hashes and errors of codes
-  bool derive = true;             // hashes and errors of the lock, anew
+  /// Codes to compare with the model: of larger files an equal share of every tensor; 0: all.
+  std::int64_t most_codes = 0;
+  bool derive = true;  // hashes and errors of the lock, anew
 };
 
 /// Reads the file mapped and finds all that a runtime relies on and does not check itself. Error(Code::verification)
