@@ -157,12 +157,12 @@ class StaticRule {
     const Key key{use.value, use.quant.get()};
     if (const auto found = codes_.find(key); found != codes_.end()) return found->second;
     QuantSpec spec = resolved(*use.quant, l_.decided[use.value].data);
-    if (i == 1) enlarge_for_bias(n, spec);
+    if (i == 1) enlarge_for_bias(n, spec, l_.decided[use.value].data);
     if (!is_product(l_.decided[n]) || i == 0) spec = as_written(spec);
     return codes_.emplace(key, std::move(spec)).first->second;
   }
 
-  void enlarge_for_bias(NodeId n, QuantSpec& spec) {
+  void enlarge_for_bias(NodeId n, QuantSpec& spec, const Tensor& data) {
     const Quant bias_spec = l_.quant(n, 2), x_spec = l_.quant(n, 0);
     const ValueId bias_value = l_.input(n, 2);
     if (!bias_spec || !bias_spec->is_bias || !is_static(x_spec) || !l_.decided.is_constant(bias_value)) return;
@@ -180,10 +180,9 @@ class StaticRule {
       any = true;
     }
     if (!any) return;
-    const Tensor real = dequantize(spec.codes, spec);
     spec.scale = Tensor::of<float>(spec.scale.shape(), std::span<const float>(scales));
     spec.codes = Tensor();
-    spec.codes = quantize(real, spec);
+    spec.codes = quantize(to_f32(data), spec);
     l_.costs(n, "a weight scale was enlarged so that the bias fits into int32");
   }
 

@@ -27,6 +27,7 @@ class Coded {
   void codes(std::int64_t row, std::span<std::int32_t> out) const;
   void scales(std::int64_t row, std::span<float> scale, std::span<float> zero) const;
   std::int64_t scale_count() const { return static_cast<std::int64_t>(scale_.size()); }
+  const std::vector<float>& scale_values() const { return scale_; }
   /// Whether all scales and zero points are those of `other`.
   bool has_parameters_of(const Coded& other) const { return scale_ == other.scale_ && zero_ == other.zero_; }
 

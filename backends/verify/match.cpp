@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <array>
 
+#include "backends/verify/operators.h"
+
 namespace qtool::verify {
 namespace {
 
@@ -113,7 +115,9 @@ void Match::read_folds() {
 Place Match::producer(std::string_view value) const { return only(by_output_, value); }
 
 Place Match::origin(const NodeView& n, std::string_view codes) const {
-  const auto fits = [&](const Place& p) { return p && p.node->domain.empty() && can_become(p.node->op, n); };
+  const auto fits = [&](const Place& p) {
+    return p && p.node->domain.empty() && !slots_of(*p.node) && can_become(p.node->op, n);
+  };
   if (const Place named = only(by_name_, n.name); fits(named)) return named;
   if (!n.outputs.empty()) {
     Place at = producer(n.outputs[0]);
