@@ -48,8 +48,9 @@ class ScopedVariable {
 };
 
 /// The core that OpenBLAS 0.3.21 should run; null: let it choose. Cooperlake differs from SkylakeX only in bf16
-/// kernels, which are not called here.
+/// kernels, which are not called here. Prescott is what every 64-bit processor runs.
 const char* fitting_core() {
+  if (portable_floats()) return "Prescott";
   const std::string_view widest = widest_vectors();
   if (widest == "avx512") return "SkylakeX";
   if (widest == "avx2") return "Haswell";
@@ -106,7 +107,8 @@ Library open_library() {
   }
   const bool was_loaded = handle != nullptr;
   const char* asked = std::getenv(core_variable);
-  const bool users_wish = asked != nullptr && *asked != '\0', users_choice = users_wish && runs_here(asked);
+  const bool users_wish = asked != nullptr && *asked != '\0' && !portable_floats();
+  const bool users_choice = users_wish && runs_here(asked);
   const char* fitting = fitting_core();
   const auto open = [&] {
     for (const char* name : names) {
@@ -147,9 +149,10 @@ Library open_library() {
   } else if (users_wish) {
     lib.info.chosen_by = std::string("qtool, as this processor cannot run ") + core_variable + "=" + asked;
   } else {
-    lib.info.chosen_by = fitting != nullptr && lib.info.core == fitting ? "qtool" : "OpenBLAS";
+    const bool taken = fitting != nullptr && lib.info.core == fitting;
+    lib.info.chosen_by = !taken ? "OpenBLAS" : portable_floats() ? chosen_portable : "qtool";
   }
-  lib.info.narrow = rank_of(vectors_of_core(lib.info.core)) < rank_of(lib.info.widest);
+  lib.info.narrow = !portable_floats() && rank_of(vectors_of_core(lib.info.core)) < rank_of(lib.info.widest);
   return lib;
 }
 

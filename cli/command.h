@@ -16,6 +16,8 @@ class Command {
  public:
   virtual ~Command() = default;
   virtual void arguments(Arguments&) {}
+  /// What must hold before anything is computed; the arguments are known.
+  virtual void begin() {}
   /// Success unless it throws.
   virtual void run(Console&) = 0;
 };

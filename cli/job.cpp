@@ -26,6 +26,7 @@
 #include "formats/base/file.h"
 #include "formats/base/hash.h"
 #include "formats/base/memory.h"
+#include "formats/file/headers.h"
 #include "formats/file/reader.h"
 #include "formats/ir/merkle.h"
 #include "formats/ir/verify.h"
@@ -170,14 +171,14 @@ JobResult run_job(const JobRequest& request, Journal& journal) {
   Staging staging(plan.output);
   const std::optional<MemoryCeiling> ceiling = ceiling_of(request, staging.folder(), journal);
 
+  Threads threads(request.threads, &best_integer_kernels(), request.stop);
+  if (ceiling) check_ceiling(*ceiling, read_headers(request.model), threads.count());
   journal.progress({"read", 0, 0});
   const Graph original = read_model(request.model);
   verify(original);
   const Target target = plan.backend->target();
   check_weights(original, target);
   warn_of_domains(original, target, journal);
-  Threads threads(request.threads, &best_integer_kernels(), request.stop);
-  if (ceiling) check_ceiling(*ceiling, original, threads.count());
   const std::shared_ptr<const Dataset> calib = open_if_named(original, plan.calib);
   const std::shared_ptr<const Dataset> eval = open_if_named(original, plan.eval);
   if (calib || eval) Executor(original, Reading::reference, threads);  // refuses unknown operators now, not later

@@ -9,6 +9,7 @@
 #include "cli/weights.h"
 #include "formats/base/file.h"
 #include "formats/base/hash.h"
+#include "formats/base/processor.h"
 #include "formats/base/stop.h"
 #include "formats/base/threads.h"
 #include "formats/file/reader.h"
@@ -108,9 +109,9 @@ Json without_seconds(const Json& steps) {
 Json machine_json() {
   const LinalgInfo& blas = linalg_info();
   Json json = Json::object();
-  json.set("compiler", compiler).set("instruction_set", blas.widest);
+  json.set("compiler", compiler).set("instruction_set", portable_floats() ? "any" : blas.widest);
   json.set("float_products", blas.library + " " + blas.core).set("chosen_by", blas.chosen_by);
-  return json.set("integer_products", best_integer_kernels().name());
+  return json.set("integer_products", portable_floats() ? "any" : best_integer_kernels().name());
 }
 
 std::string file_digest(const fs::path& file, const std::stop_token& stop) {

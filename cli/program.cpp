@@ -59,6 +59,7 @@ void run_command(const std::vector<std::string>& words, std::optional<Console>& 
   }
   declared.common.command = declared.def.name;
   console.emplace(declared.common, stop);
+  declared.command->begin();
   if (declared.def.computes) warn_of_narrow_kernels(*console);
   declared.command->run(*console);
 }

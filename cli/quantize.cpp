@@ -5,6 +5,7 @@
 #include "cli/rehearse.h"
 #include "cli/report.h"
 #include "formats/base/memory.h"
+#include "formats/base/processor.h"
 
 namespace qtool {
 namespace {
@@ -12,7 +13,7 @@ namespace {
 class Quantize final : public Command {
   JobArguments job_;
   std::string ratchet_, locked_, max_ram_, cache_;
-  bool no_clobber_ = false, rehearse_ = false, restart_ = false;
+  bool no_clobber_ = false, rehearse_ = false, restart_ = false, portable_ = false;
 
  public:
   void arguments(Arguments& a) override {
@@ -24,7 +25,12 @@ class Quantize final : public Command {
              "memory to keep to, like 2G; what is above it lies in files beside the output (default: the container's)");
     a.option("--cache-dir", "DIR", cache_, "folder of results that runs share: what is known is not computed again");
     a.flag("--restart", restart_, "drop what an interrupted run left, and begin anew");
+    a.flag("--portable", portable_, "compute floats so that every x86 processor gives the same bytes; slower");
     a.flag("--no-clobber", no_clobber_, "refuse to replace an existing file");
+  }
+
+  void begin() override {
+    if (portable_) use_portable_floats();
   }
 
   void run(Console& console) override {

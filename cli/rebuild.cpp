@@ -16,6 +16,7 @@
 #include "cli/temporary_folder.h"
 #include "formats/base/error.h"
 #include "formats/base/file.h"
+#include "formats/base/processor.h"
 #include "formats/file/reader.h"
 #include "formats/ir/verify.h"
 #include "formats/schema.h"
@@ -80,6 +81,10 @@ class Rebuild final : public Command {
     a.option("-r,--recipe", "RECIPE", recipe_, "the recipe, where it is not a shipped one");
     a.option("--calib", "DATA", calib_, "the calibration data, where the recipe does not name them");
     a.option("--eval", "DATA", eval_, "the held-out data; without them figures are not measured again");
+  }
+
+  void begin() override {
+    if (Manifest(check_).text({"machine", "chosen_by"}) == chosen_portable) use_portable_floats();
   }
 
   void run(Console& console) override {

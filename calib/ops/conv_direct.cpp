@@ -347,11 +347,11 @@ bool convolves_directly(const Convolution& c) {
   const Window& w = c.window;
   const bool flat = w.input[0] == 1 && w.output[0] == 1 && w.kernel[0] == 1 && w.pad_begin[0] == 0;
   if (!flat || w.output_size() < fewest_positions || w.input_size() == 0 || c.inputs == 0) return false;
-  if (conv_tiles(widest_available()).compute == nullptr) return false;
+  if (conv_tiles(widest_floats()).compute == nullptr) return false;
   // Attributes are anybody's: a line of outputs must not take far more to lay out than the images themselves, and
   // offsets are 32 bits wide.
   if (std::max(w.kernel[1], w.kernel[2]) > most_taps) return false;
-  Layout line = layout_of(c, conv_tiles(widest_available()).lanes);
+  Layout line = layout_of(c, conv_tiles(widest_floats()).lanes);
   line.set_band(1);
   const auto wide = [](std::int64_t n) { return static_cast<double>(n); };
   const double image = wide(c.inputs) * wide(w.input_size()), result = wide(c.outputs) * wide(w.output_size());

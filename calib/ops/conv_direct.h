@@ -16,6 +16,6 @@ bool convolves_directly(const Convolution&);
 /// As convolve(). Requires: convolves_directly(c). The bits of an output depend on nothing but its inputs: not on the
 /// batch, nor on how the work is cut, nor on which of the vectors with tiles compute it.
 void convolve_directly(Threads&, const Convolution&, const float* x, const float* kernel, const float* bias, float* y,
-                       Vectors vectors = widest_available());
+                       Vectors vectors = widest_floats());
 
 }  // namespace qtool

@@ -23,6 +23,6 @@ void transform_kernel(const Convolution& c, const float* kernel, float* to);
 /// of the tile. The bits of an output depend neither on threads nor on the batch nor on the width of vectors. An image
 /// whose results are not all finite is convolved directly: infinities and NaN would spread over their tile.
 void convolve_by_winograd(Threads&, const Convolution& c, const float* x, const float* kernel, const float* transformed,
-                          const float* bias, float* y, Vectors vectors = widest_available());
+                          const float* bias, float* y, Vectors vectors = widest_floats());
 
 }  // namespace qtool

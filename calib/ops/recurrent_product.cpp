@@ -58,7 +58,7 @@ void project_inputs(const OpContext& ctx, const Cell& k, std::int64_t d, float* 
 /// With several rows a library would lay R out again in every step, and with a small one its calls would take longer
 /// than the product. One row of a large one it takes as it is, where the turned matrix is not kept.
 void lay_out_recurrence(const OpContext& ctx, const Cell& k, std::int64_t d, Walker& s) {
-  const ConvTiles& tiles = conv_tiles(widest_available());
+  const ConvTiles& tiles = conv_tiles(widest_floats());
   const std::int64_t width = k.gates * k.hidden;
   constexpr std::int64_t small = 1 << 14, most = std::numeric_limits<std::int32_t>::max();
   if (tiles.compute == nullptr || k.hidden < tiles.lanes || width * k.hidden > most) return;
@@ -80,7 +80,7 @@ void multiply_recurrence(const OpContext& ctx, const Cell& k, std::int64_t d, st
                 k.r.read<float>().data() + (d * k.gates + first) * k.hidden * k.hidden, k.hidden, 0.0F, s.share.data(),
                 columns);
   }
-  const ConvTiles& tiles = conv_tiles(widest_available());
+  const ConvTiles& tiles = conv_tiles(widest_floats());
   ConvTile t;
   t.x = s.r + first * k.hidden;
   t.offsets = s.r_rows.data();

@@ -7,8 +7,12 @@
 #include <unistd.h>
 #endif
 
+#include <atomic>
+
 namespace qtool {
 namespace {
+
+std::atomic<bool> portable{false};
 
 #if defined(__x86_64__)
 
@@ -46,5 +50,8 @@ const Processor& processor() {
   static const Processor found = examine();
   return found;
 }
+
+void use_portable_floats() { portable = true; }
+bool portable_floats() { return portable; }
 
 }  // namespace qtool

@@ -29,6 +29,9 @@ inline Vectors widest_available() {
   return found;
 }
 
+/// For kernels whose sums depend on the width or that fuse multiply and add.
+inline Vectors widest_floats() { return portable_floats() ? Vectors::sse : widest_available(); }
+
 namespace detail {
 #if defined(__x86_64__)
 template <class F>

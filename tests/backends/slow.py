@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The release program on older processors, as qemu-x86_64 (Debian: qemu-user) plays them: quantizes the shipped sample, and
-runs a quantized model to the same outputs as here. An instruction that the processor lacks would end it by a signal.
+runs a quantized model to the same outputs as here. With --portable it writes the same bytes. An instruction that the
+processor lacks would end it by a signal.
 
 Prints `ok NAME` or `not ok NAME: why`, then the counts. About two minutes.
 """
@@ -17,6 +18,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 QTOOL = os.environ.get("QTOOL", str(ROOT / "build" / "release" / "qtool"))
 MODEL, DATA = ROOT / "samples/models/digits_cnn.onnx", ROOT / "samples/data/digits_calib.npz"
 # The last one is asked to run kernels that it does not have, as an environment made for another machine asks.
+PORTABLE = [("digits_cnn", "digits"), ("digits_transformer", "digits"), ("tiny_lstm", "arith")]
 PROCESSORS = [("Nehalem", {}), ("Haswell", {}), ("Nehalem", {"OPENBLAS_CORETYPE": "Haswell"})]
 
 
@@ -49,6 +51,17 @@ def attempt(cpu, variables, folder, native, expected):
                 raise RuntimeError(f"{what}: {name} differs by {apart:.2g} of its range")
 
 
+def portable_files(folder, emulator=(), **variables):
+    """Models and manifests of the samples, as bytes."""
+    files = []
+    for model, data in PORTABLE:
+        path = folder / "portable.onnx"
+        call("quantize", ROOT / f"samples/models/{model}.onnx", "--recipe", "int8_static", "--calib",
+             ROOT / f"samples/data/{data}_calib.npz", "--portable", "-o", path, emulator=emulator, **variables)
+        files.append((path.read_bytes(), path.with_name("portable.onnx.manifest.json").read_bytes()))
+    return files
+
+
 def main():
     if not shutil.which("qemu-x86_64"):
         print("SKIPPED: older processors: qemu-x86_64 is not installed (Debian: qemu-user)")
@@ -61,10 +74,13 @@ def main():
         call("quantize", MODEL, "--recipe", "int8_static", "--calib", DATA, "-o", native)
         call("run", native, "--inputs", DATA, "-o", folder / "native.npz")
         expected = outputs(folder / "native.npz")
+        portable = portable_files(folder)
         for cpu, variables in PROCESSORS:
             title = " ".join([cpu, *(f"{k}={v}" for k, v in variables.items())])
             try:
                 attempt(cpu, variables, folder, native, expected)
+                if portable_files(folder, (shutil.which("qemu-x86_64"), "-cpu", cpu), **variables) != portable:
+                    raise RuntimeError("--portable writes other bytes")
                 print(f"ok {title}")
             except RuntimeError as e:
                 print(f"not ok {title}: {e}")
