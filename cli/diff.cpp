@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/command.h"
-#include "cli/different.h"
 #include "cli/model_diff.h"
 #include "formats/base/error.h"
 #include "formats/file/reader.h"
@@ -31,7 +30,7 @@ class Diff final : public Command {
     console.print(diff.equal() ? "the models are equal\n" : diff.text());
     console.result(diff.json());
     if (!diff.equal()) {
-      throw Error(different, a_ + " and " + b_ + " differ in " + diff.summary(), "");
+      throw Error(Code::different, a_ + " and " + b_ + " differ in " + diff.summary(), "");
     }
   }
 };

@@ -8,7 +8,6 @@
 #include "calib/data.h"
 #include "cli/command.h"
 #include "cli/data_options.h"
-#include "cli/different.h"
 #include "cli/job.h"
 #include "cli/job_parts.h"
 #include "cli/locking.h"
@@ -139,7 +138,7 @@ class Rebuild final : public Command {
       compare("the evaluation data", manifest.data_sha256("evaluation"), digest(setup.eval));
     }
     if (others.empty()) return;
-    throw Error(different, manifest.file().string() + ": not what the manifest names: " + others,
+    throw Error(Code::different, manifest.file().string() + ": not what the manifest names: " + others,
                 "give what the model was made of with --model, --recipe, --calib and --eval");
   }
 
@@ -220,7 +219,7 @@ class Rebuild final : public Command {
     Json report = Json::object();
     report.set("schema", schema::rebuild).set("equal", equal).set("files", files).set("changed", changed);
     console.result(report.set("decisions", decided).set("machine", facts));
-    if (!equal) throw Error(different, then.output().string() + " is not what its manifest makes");
+    if (!equal) throw Error(Code::different, then.output().string() + " is not what its manifest makes");
   }
 };
 

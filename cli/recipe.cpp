@@ -2,7 +2,6 @@
 #include "recipes/reader/recipe.h"
 
 #include "cli/command.h"
-#include "cli/different.h"
 #include "cli/job.h"
 #include "cli/recipe_diff.h"
 #include "cli/text.h"
@@ -85,7 +84,7 @@ class RecipeCommand final : public Command {
     const std::string text = recipe_difference_text(difference);
     console.print(text.empty() ? "the recipes say the same\n" : text);
     console.result(difference);
-    if (!text.empty()) throw Error(different, name_ + " and " + other_ + " do not say the same");
+    if (!text.empty()) throw Error(Code::different, name_ + " and " + other_ + " do not say the same");
   }
 };
 

@@ -20,6 +20,7 @@ enum class Code : std::uint8_t {
   budget = 6,        // a size or bit budget that no choice can meet
   calibration = 7,   // calibration or evaluation data that do not fit the model
   verification = 8,  // the written file failed its own check
+  different = 9,     // what commands compare is not the same: a result that was asked for, never one of a job
   interrupted = 75,  // stopped by a signal; the same command continues
 };
 
