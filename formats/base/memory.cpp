@@ -20,7 +20,8 @@
 #include <map>
 #include <mutex>
 #include <new>
-#include <sstream>
+#include <utility>
+#include <vector>
 
 #include "formats/base/error.h"
 
@@ -37,8 +38,8 @@ constexpr double share_of_blocks = 0.7;
 
 struct State {
   std::mutex mutex;
-  std::uint64_t most = 0;  // bytes in blocks on the heap
-  fs::path folder;
+  std::vector<const MemoryCeiling*> ceilings;
+  std::atomic<std::uint64_t> most{0};                 // bytes in blocks on the heap
   std::shared_ptr<std::byte> shared_file;             // the chunk that is being filled
   std::size_t filled = 0;                             // of it
   std::multimap<std::size_t, std::byte*> free_files;  // by size, mapped: for the next block
@@ -96,13 +97,15 @@ int file_of(std::size_t size, const fs::path& folder) {
   return -1;
 }
 
-/// A new file of that size, mapped.
+/// A new file of that size, mapped. Requires: the state is locked, so that the folder stays.
 std::byte* new_file(std::size_t size) {
   State& s = state();
-  const int fd = file_of(size, s.folder);
+  if (s.ceilings.empty()) throw std::bad_alloc();  // the last job ended at this moment
+  const fs::path& folder = s.ceilings.back()->folder();
+  const int fd = file_of(size, folder);
   if (fd < 0) {
     throw Error(Code::no_fit,
-                "no room for " + size_text(size) + " of scratch in " + s.folder.string() + ": " + std::strerror(errno),
+                "no room for " + size_text(size) + " of scratch in " + folder.string() + ": " + std::strerror(errno),
                 "free some space, write the output to another disk, or raise --max-ram");
   }
   void* p = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
@@ -124,9 +127,9 @@ void keep_or_unmap(std::byte* p, std::size_t size) {
   }
 }
 
+/// One that nobody uses any more; null: there is none. Requires: the state is locked.
 std::byte* kept_file(std::size_t size) {
   State& s = state();
-  const std::lock_guard lock(s.mutex);
   const auto found = s.free_files.find(size);
   if (found == s.free_files.end()) return nullptr;
   std::byte* const p = found->second;
@@ -136,9 +139,12 @@ std::byte* kept_file(std::size_t size) {
 }
 
 std::shared_ptr<std::byte> in_file(std::size_t size, bool zeroed) {
+  std::unique_lock lock(state().mutex);
   std::byte* p = kept_file(size);
-  if (p != nullptr && zeroed) std::memset(p, 0, size);
-  if (p == nullptr) p = new_file(size);
+  const bool used = p != nullptr;
+  if (!used) p = new_file(size);
+  lock.unlock();
+  if (used && zeroed) std::memset(p, 0, size);
   return {p, [size](std::byte* q) { keep_or_unmap(q, size); }};
 }
 
@@ -229,21 +235,23 @@ std::uint64_t anonymous_memory() {
   return (resident - std::min(resident, of_files)) * page_size();
 }
 
-MemoryCeiling::MemoryCeiling(std::uint64_t bytes, fs::path folder) : bytes_(bytes) {
+MemoryCeiling::MemoryCeiling(std::uint64_t bytes, fs::path folder) : bytes_(bytes), folder_(std::move(folder)) {
   State& s = state();
   const std::lock_guard lock(s.mutex);
-  QTOOL_ENSURE(!s.active, "a process has one memory ceiling at a time");
-  const std::uint64_t now = anonymous_memory();
-  s.most = static_cast<std::uint64_t>(static_cast<double>(bytes - std::min(bytes, now)) * share_of_blocks);
+  const std::uint64_t all = anonymous_memory(), now = all - std::min<std::uint64_t>(all, s.on_heap);
+  const auto most = static_cast<std::uint64_t>(static_cast<double>(bytes - std::min(bytes, now)) * share_of_blocks);
+  s.most = s.ceilings.empty() ? most : std::min(s.most.load(), most);
+  if (s.ceilings.empty()) s.spilled = 0;
+  s.ceilings.push_back(this);
   s.most_free = bytes;
-  s.folder = std::move(folder);
-  s.spilled = 0;
   s.active = true;
 }
 
 MemoryCeiling::~MemoryCeiling() {
   State& s = state();
   const std::lock_guard lock(s.mutex);
+  std::erase(s.ceilings, this);
+  if (!s.ceilings.empty()) return;
   s.active = false;
   s.shared_file = nullptr;
   for (const auto& [size, p] : s.free_files) ::munmap(p, size);
@@ -256,7 +264,7 @@ std::uint64_t MemoryCeiling::spilled() { return state().spilled; }
 std::shared_ptr<std::byte> memory_block(std::size_t size, bool zeroed, Lasting lasting) {
   State& s = state();
   if (size < least || !s.active) return on_heap(size, zeroed);
-  const std::uint64_t most = lasting == Lasting::yes ? s.most / 4 : s.most;
+  const std::uint64_t most = lasting == Lasting::yes ? s.most / 4 : s.most.load();
   if (s.on_heap + size <= most) return on_heap(size, zeroed);
   if (s.spilled == 0) give_back_freed_memory();
   return size < large ? in_shared_file(size) : in_file(size, zeroed);

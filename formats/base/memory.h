@@ -34,20 +34,23 @@ std::optional<MemoryLimit> container_limit(const std::filesystem::path& root = "
 /// files do not count; the system takes them back as it pleases.
 std::uint64_t anonymous_memory();
 
-/// While it lives, MemoryBlock keeps to it.
+/// While it lives, memory_block() keeps to it. Of several that live at the same time (jobs of one process) the lowest
+/// holds for all.
 class MemoryCeiling {
  public:
-  /// `folder`: where files of blocks are made. Requires: no other ceiling is alive.
+  /// `folder`: where files of blocks are made; it must be there while the ceiling lives.
   MemoryCeiling(std::uint64_t bytes, std::filesystem::path folder);
   ~MemoryCeiling();
   MemoryCeiling(const MemoryCeiling&) = delete;
   MemoryCeiling& operator=(const MemoryCeiling&) = delete;
   std::uint64_t bytes() const { return bytes_; }
-  /// Bytes of all blocks that were put into files so far.
+  const std::filesystem::path& folder() const { return folder_; }
+  /// Bytes of all files that were made since no ceiling was alive.
   static std::uint64_t spilled();
 
  private:
   std::uint64_t bytes_;
+  std::filesystem::path folder_;
 };
 
 /// Memory for elements, on the heap or in a file of the ceiling's; lasts: it will be kept longer than other blocks, so

@@ -93,6 +93,21 @@ TEST_CASE("ceiling: blocks above it lie in files, hold what is written and leave
   CHECK(fs::is_empty(folder.path()));
 }
 
+TEST_CASE("ceiling: of two jobs at once the lower one holds, and the files of one outlive the other") {
+  const ScratchFolder first_folder, second_folder;
+  const MemoryCeiling first(anonymous_memory() + 64 * mib, first_folder.path());
+  std::shared_ptr<std::byte> block;
+  {
+    const MemoryCeiling second(anonymous_memory() + 16 * mib, second_folder.path());
+    block = memory_block(16 * mib, true);
+    CHECK(MemoryCeiling::spilled() == 16 * mib);
+  }
+  block.get()[5] = std::byte{1};
+  CHECK(block.get()[5] == std::byte{1});
+  CHECK(memory_block(64 * mib, true).get()[7] == std::byte{0});
+  CHECK(MemoryCeiling::spilled() == 80 * mib);
+}
+
 TEST_CASE("ceiling: what is to last leaves the heap to others; without room on the disk it says so") {
   const ScratchFolder folder;
   const fs::path gone = folder.path() / "gone";
