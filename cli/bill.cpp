@@ -13,7 +13,6 @@
 #include "cli/text.h"
 #include "cli/weights.h"
 #include "formats/base/error.h"
-#include "formats/ir/verify.h"
 #include "formats/multiply_adds.h"
 
 namespace qtool {
@@ -93,7 +92,6 @@ Json report_of(const JobRequest& request, const Recipe& recipe, const Bill& bill
 Bill plan_job(const JobRequest& request, Journal& journal, const Headers& headers, std::int64_t samples) {
   JobSetup setup = set_up_job(request);
   const Graph original = read_headers(request.model, headers);
-  verify(original);
   const Target target = setup.backend->target();
   warn_of_domains(original, target, journal);
   const std::shared_ptr<const Dataset> calib = open_if_named(original, setup.calib);

@@ -9,16 +9,9 @@
 #include "cli/text.h"
 #include "formats/base/error.h"
 #include "formats/file/reader.h"
-#include "formats/ir/verify.h"
 
 namespace qtool {
 namespace {
-
-Graph read_checked(const std::string& path) {
-  Graph graph = read_model(path);
-  verify(graph);
-  return graph;
-}
 
 Comparison measure(const Graph& reference, const Graph& candidate, DataOptions options, const std::string& labels,
                    bool layers, Console& console) {
@@ -43,7 +36,7 @@ class Compare final : public Command {
   }
 
   void run(Console& console) override {
-    const Graph a = read_checked(reference_), b = read_checked(candidate_);
+    const Graph a = read_model(reference_), b = read_model(candidate_);
     const Comparison c = measure(a, b, data_from(data_), labels_, true, console);
     std::string text =
         comparison_text(c) + "measured on " + grouped(static_cast<std::uint64_t>(c.samples)) + " samples\n";
@@ -66,7 +59,7 @@ class Eval final : public Command {
   }
 
   void run(Console& console) override {
-    const Graph graph = read_checked(model_);
+    const Graph graph = read_model(model_);
     const Comparison c = measure(graph, graph, data_from(data_), labels_, false, console);
     Table table({"output", "lowest", "highest", "not finite", "labelled", "accuracy"});
     Json outputs = Json::array();

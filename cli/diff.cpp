@@ -3,16 +3,9 @@
 #include "cli/model_diff.h"
 #include "formats/base/error.h"
 #include "formats/file/reader.h"
-#include "formats/ir/verify.h"
 
 namespace qtool {
 namespace {
-
-Graph read_checked(const std::string& path) {
-  Graph graph = read_model(path);
-  verify(graph);
-  return graph;
-}
 
 class Diff final : public Command {
   std::string a_, b_;
@@ -24,7 +17,7 @@ class Diff final : public Command {
   }
 
   void run(Console& console) override {
-    const Graph a = read_checked(a_), b = read_checked(b_);
+    const Graph a = read_model(a_), b = read_model(b_);
     Threads threads(console.threads());
     const ModelDiff diff = diff_models(a, b, threads);
     console.print(diff.equal() ? "the models are equal\n" : diff.text());

@@ -9,7 +9,6 @@
 #include "cli/weights.h"
 #include "formats/file/reader.h"
 #include "formats/ir/text.h"
-#include "formats/ir/verify.h"
 
 namespace qtool {
 namespace {
@@ -83,7 +82,6 @@ class Inspect final : public Command {
 
   void run(Console& console) override {
     const Graph graph = read_model(model_);
-    verify(graph);
     if (text_) return console.print(print_graph(graph));
     Census census;
     census.add(graph);

@@ -175,7 +175,6 @@ JobResult run_job(const JobRequest& request, Journal& journal) {
   if (ceiling) check_ceiling(*ceiling, read_headers(request.model), threads.count());
   journal.progress({"read", 0, 0});
   const Graph original = read_model(request.model);
-  verify(original);
   const Target target = plan.backend->target();
   check_weights(original, target);
   warn_of_domains(original, target, journal);
@@ -261,7 +260,6 @@ JobResult run_job(const JobRequest& request, Journal& journal) {
 std::vector<CacheAnswer> ask_cache(const JobRequest& request, Journal& journal, bool& complete) {
   JobSetup plan = set_up_job(request);
   Graph graph = read_model(request.model);
-  verify(graph);
   const Target target = plan.backend->target();
   Threads threads(request.threads, &best_integer_kernels(), request.stop);
   const std::shared_ptr<const Dataset> calib = open_if_named(graph, plan.calib);

@@ -11,7 +11,6 @@
 #include "formats/base/error.h"
 #include "formats/file/reader.h"
 #include "formats/ir/text.h"
-#include "formats/ir/verify.h"
 #include "passes/pipeline.h"
 
 namespace qtool {
@@ -41,7 +40,6 @@ class Opt final : public Command {
     const BackendDef& backend = backend_named(target_.empty() ? std::string(backends().front()->name) : target_);
     if (output_ != "-") check_output(model_, output_, no_clobber_);
     Graph graph = read_model(model_);
-    verify(graph);
     run_on(graph, recipe, steps, backend.target(), console);
     if (output_ == "-") return console.print(print_graph(graph));
     if (has_decisions(graph)) {

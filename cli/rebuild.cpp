@@ -17,7 +17,6 @@
 #include "formats/base/file.h"
 #include "formats/base/processor.h"
 #include "formats/file/reader.h"
-#include "formats/ir/verify.h"
 #include "formats/schema.h"
 
 namespace qtool {
@@ -118,7 +117,6 @@ class Rebuild final : public Command {
   static void check_inputs(const Manifest& manifest, const JobRequest& request) {
     JobSetup setup = set_up_job(request);
     const Graph graph = read_model(request.model);
-    verify(graph);
     Threads threads(request.threads, &best_integer_kernels());
     std::string others;
     const auto compare = [&](const std::string& what, const std::string& then, const std::string& now) {

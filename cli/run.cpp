@@ -69,7 +69,6 @@ class Run final : public Command {
       throw Error(Code::usage, "--reading is quantized or reference, not \"" + reading_ + "\"");
     }
     Graph graph = read_model(model_);
-    verify(graph);
     if (reading_ == "reference") {
       graph = without_activation_quantizers(graph);
       verify(graph);

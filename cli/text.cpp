@@ -6,6 +6,8 @@
 #include <cmath>
 #include <cstdio>
 
+#include "formats/base/memory.h"
+
 namespace qtool {
 namespace {
 
@@ -55,12 +57,8 @@ std::string grouped(std::uint64_t value) {
 }
 
 std::string bytes_text(std::uint64_t bytes) {
-  if (bytes < 1024) return std::to_string(bytes) + " bytes";
-  static constexpr std::array units{"KiB", "MiB", "GiB", "TiB"};
-  double scaled = static_cast<double>(bytes) / 1024;
-  std::size_t unit = 0;
-  while (scaled >= 1024 && unit + 1 < units.size()) scaled /= 1024, ++unit;
-  return grouped(bytes) + " bytes (" + fixed(scaled, scaled < 10 ? 1 : 0) + " " + units[unit] + ")";
+  const std::string size = size_text(bytes);
+  return bytes < 1024 ? size : grouped(bytes) + " bytes (" + size + ")";
 }
 
 std::string percent(double fraction, int digits) { return fixed(100 * fraction, digits) + " %"; }

@@ -92,25 +92,17 @@ Tensor pack_blocks(const Columns& c) {
   return packed;
 }
 
-// [N, ceil(blocks * bits / 8)]: each row starts on a byte, also where the number of blocks is odd.
-Tensor pack_zero_points(const Columns& c) {
-  const std::int64_t row = (c.blocks * c.bits + 7) / 8;
+// [N, ceil(each * bits / 8)]: each row starts on a byte, also where it ends within one.
+Tensor pack_rows(const Columns& c, const std::vector<std::uint8_t>& codes, std::int64_t each) {
+  const std::int64_t row = (each * c.bits + 7) / 8;
   if (c.from_headers) return absent(DType::u8, {c.n, row});
   Tensor packed(DType::u8, {c.n, row});
   std::byte* out = packed.write_bytes().data();
-  for (std::int64_t n = 0; n < c.n; ++n) pack(c.zero_points.data() + n * c.blocks, c.blocks, c.bits, out + n * row);
+  for (std::int64_t n = 0; n < c.n; ++n) pack(codes.data() + n * each, each, c.bits, out + n * row);
   return packed;
 }
 
-// [N, ceil(k * bits / 8)]: a table's rows.
-Tensor pack_rows(const Columns& c) {
-  const std::int64_t row = (c.k * c.bits + 7) / 8;
-  if (c.from_headers) return absent(DType::u8, {c.n, row});
-  Tensor packed(DType::u8, {c.n, row});
-  std::byte* out = packed.write_bytes().data();
-  for (std::int64_t r = 0; r < c.n; ++r) pack(c.codes.data() + r * c.k, c.k, c.bits, out + r * row);
-  return packed;
-}
+Tensor pack_zero_points(const Columns& c) { return pack_rows(c, c.zero_points, c.blocks); }
 
 class WeightOnlyRule {
  public:
@@ -205,7 +197,7 @@ class WeightOnlyRule {
     now.attrs.set("bits", std::int64_t{c.bits});
     now.extras = nullptr;
     const ValueId indices = now.inputs[1].value;
-    now.inputs = {{l_.constant(value.name + "_packed", pack_rows(c)), nullptr},
+    now.inputs = {{l_.constant(value.name + "_packed", pack_rows(c, c.codes, c.k)), nullptr},
                   {indices, nullptr},
                   {l_.constant(value.name + "_scales", scales(c, {c.n, c.blocks}, compute_type(table))), nullptr}};
     if (c.asymmetric) now.inputs.push_back({l_.constant(value.name + "_zero_points", pack_zero_points(c)), nullptr});

@@ -199,7 +199,7 @@ std::string size_text(std::uint64_t bytes) {
   std::size_t unit = 0;
   for (; n >= 1024 && unit + 1 < std::size(units); ++unit) n /= 1024;
   char text[32];
-  std::snprintf(text, sizeof text, unit == 0 || n >= 100 ? "%.0f %s" : "%.1f %s", n, units[unit]);
+  std::snprintf(text, sizeof text, unit == 0 || n >= 10 ? "%.0f %s" : "%.1f %s", n, units[unit]);
   return text;
 }
 

@@ -19,7 +19,7 @@ namespace qtool {
 /// "512M", "1.5GiB", "2000000", "4 GB": K, M, G, T with or without "iB" are powers of 1024, with "B" powers of 1000.
 /// Error(Code::usage) naming `what` for anything else, or for less than one byte.
 std::uint64_t parse_size(const std::string& text, const std::string& what);
-/// "1.5 GiB".
+/// "900 bytes", "1.5 GiB", "16 MiB".
 std::string size_text(std::uint64_t bytes);
 
 struct MemoryLimit {

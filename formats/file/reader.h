@@ -16,7 +16,8 @@
 
 namespace qtool {
 
-/// Reads any model format that qtool knows. Error(Code::input) in one sentence for anything broken.
+/// Reads any model format that qtool knows; verify() holds for the graph, as for all that are read here.
+/// Error(Code::input) in one sentence for anything broken.
 Graph read_model(const std::filesystem::path&);
 
 /// An ONNX model. Large weights stay in their files, mapped, where they are aligned there. A location that leaves the

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 def build(path, layers, width, external):
     random = np.random.default_rng(1)
     nodes, weights = [], []
-    block = random.standard_normal((width, width)).astype(np.float32)
+    block = (random.standard_normal((width, width)) * (2 / width) ** 0.5).astype(np.float32)  # values stay as large
     offset = 0
     target = pathlib.Path(str(path) + ".data").open("wb") if external else None
     for i in range(layers):

@@ -16,10 +16,11 @@ import tempfile
 import time
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests/bench"))
+import large_model
+
 QTOOL = pathlib.Path(os.environ.get("QTOOL", ROOT / "build/release/qtool"))
 CEILING = 256 << 20
 WIDTH, LAYERS = 2048, 64  # 1 GiB of weights
@@ -65,20 +66,9 @@ def run(command, limit=None):
 
 
 def write_model(path, external):
-    rng = np.random.default_rng(0)
-    nodes, weights, x = [], [], "x"
-    for i in range(LAYERS):
-        w = rng.standard_normal((WIDTH, WIDTH), dtype=np.float32) / np.float32(WIDTH**0.5)
-        weights.append(numpy_helper.from_array(w, f"w{i}"))
-        nodes += [helper.make_node("MatMul", [x, f"w{i}"], [f"m{i}"]), helper.make_node("Relu", [f"m{i}"], [f"r{i}"]),
-                  helper.make_node("Add", [x, f"r{i}"], [f"a{i}"])]
-        x = f"a{i}"
-    value = lambda name: helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 16, WIDTH])
-    model = helper.make_model(helper.make_graph(nodes, "layers", [value("x")], [value(x)], weights),
-                              opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.save(model, path, save_as_external_data=external, location=path.name + ".data")
+    large_model.build(path, LAYERS, WIDTH, external)
     data = path.parent / "x.npz"
-    np.savez(data, x=rng.standard_normal((8, 16, WIDTH)).astype(np.float32))
+    np.savez(data, x0=np.random.default_rng(0).standard_normal((128, WIDTH)).astype(np.float32))
     return data
 
 
