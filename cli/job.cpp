@@ -13,6 +13,7 @@
 #include "cli/data_options.h"
 #include "cli/gate.h"
 #include "cli/job_parts.h"
+#include "cli/layer_inputs.h"
 #include "cli/locking.h"
 #include "cli/manifest.h"
 #include "cli/memory.h"
@@ -210,12 +211,15 @@ JobResult run_job(const JobRequest& request, Journal& journal) {
   verify(lowered);
   LayerErrors layers;
   if (calib || eval) layers = rank_layers(graph, calib ? calib : eval, original, threads, request.stop, journal);
-  Lock lock = lock_of(graph, journal.facts(), plan, request.seed, from, layers, threads);
+  const LayerInputs inputs =
+      calib ? layer_inputs(original, products_with_codes(graph), *calib, threads, request.stop) : LayerInputs();
+  Lock lock = lock_of(graph, journal.facts(), plan, request.seed, from, layers, inputs, threads);
   if (locked) lock = held_to(*locked, std::move(lock), request.locked);
   from.lock_sha256 = write_lock(lock, staging.lock());
   sign(lowered, from);
   write_onnx(lowered, staging.file(), {.sync = Sync::later});
-  expect_verified({staging.file(), &target, request.model, &lock, most_codes, /*derive=*/false}, threads, journal);
+  expect_verified({staging.file(), &target, request.model, &lock, most_codes, /*derive=*/false, &inputs}, threads,
+                  journal);
   check_stop(request.stop);
 
   JobResult result;

@@ -4,10 +4,12 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <functional>
 #include <map>
 #include <numeric>
 #include <set>
 
+#include "cli/layer_inputs.h"
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "formats/base/hash.h"
@@ -100,7 +102,37 @@ std::optional<double> error_db(const Tensor& x, const Tensor& coded) {
 /// Three digits behind the point: what arithmetic of another order leaves alone.
 double rounded(double db) { return std::nearbyint(db * 1000) / 1000; }
 
-void add_constant(LockedUse& row, const QuantSpec& decided, const Tensor& data) {
+/// The error of a product's outputs that its codes make.
+struct OutputErrors {
+  const LayerInputs& inputs;
+  std::map<std::string, std::vector<double>> divisors;  // what equalize_layers divided inputs by, per channel
+  std::set<std::string> unlike;                         // nodes whose inputs are others than in the model
+  Threads& threads;
+
+  OutputErrors(const LayerInputs& rows, const std::vector<Json>& folds, Threads& pool) : inputs(rows), threads(pool) {
+    for (const Json& fold : folds) {
+      const std::string side = text_in(fold, "side"), factors = text_in(fold, "inputs");
+      if (side == "inputs") unlike.insert(text_in(fold, "into"));
+      if (text_in(fold, "pass") != "equalize_layers" || factors.empty()) continue;
+      const std::vector<double> more = exact_numbers(factors);
+      std::vector<double>& all = divisors[text_in(fold, "node")];
+      all.resize(more.size(), 1.0);
+      std::transform(more.begin(), more.end(), all.begin(), all.begin(), std::multiplies<>());
+    }
+  }
+
+  std::optional<double> operator()(const Node& product, const LockedUse& row, const Tensor& weight,
+                                   const Tensor& coded) const {
+    const auto rows = row.input == 1 && !unlike.contains(row.node) ? inputs.find(row.node) : inputs.end();
+    if (rows == inputs.end()) return std::nullopt;
+    const auto found = divisors.find(row.node);
+    return output_error_db(product, weight, coded, rows->second,
+                           found == divisors.end() ? std::span<const double>() : found->second, threads);
+  }
+};
+
+void add_constant(LockedUse& row, const QuantSpec& decided, const Tensor& data, const Node* reader,
+                  const OutputErrors& outputs) {
   row.shape = data.shape();
   row.dtype = name_of(data.dtype());
   row.float_sha256 = hex(data.digest());
@@ -113,7 +145,10 @@ void add_constant(LockedUse& row, const QuantSpec& decided, const Tensor& data) 
   row.zero_point = numbers_of(spec.zero_point);
   row.second_scale = numbers_of(spec.second_scale);
   row.minimum = numbers_of(spec.minimum);
-  if (const auto db = error_db(x, dequantize(spec.codes, spec))) row.sqnr_db = rounded(*db);
+  const Tensor coded = dequantize(spec.codes, spec);
+  if (const auto db = error_db(x, coded)) row.sqnr_db = rounded(*db);
+  if (reader == nullptr || !row.sqnr_db) return;
+  if (const auto db = outputs(*reader, row, x, coded)) row.output_db = rounded(*db);
 }
 
 LockedUse row_of(const Graph& graph, const std::string& node, int input, const Use& use) {
@@ -137,27 +172,29 @@ LockedUse row_of(const Graph& graph, const std::string& node, int input, const U
 }
 
 /// Every use with a decision, constants with their codes.
-void add_uses(Lock& lock, const Graph& graph, const Decided& decided, Threads& threads) {
-  std::vector<const Use*> uses;
-  const auto add = [&](const std::string& node, int input, const Use& use) {
+void add_uses(Lock& lock, const Graph& graph, const Decided& decided, const LayerInputs& inputs, Threads& threads) {
+  std::vector<std::pair<const Use*, const Node*>> uses;
+  const auto add = [&](const std::string& node, int input, const Use& use, const Node* reader) {
     if (!use.quant || use.value == ValueId::none) return;
     LockedUse row = row_of(graph, node, input, use);
     if (const auto steps = decided.steps.find({node, input}); steps != decided.steps.end()) row.steps = steps->second;
     if (const auto rule = decided.rules.find(node); rule != decided.rules.end()) row.rule = rule->second;
     lock.uses.push_back(std::move(row));
-    uses.push_back(&use);
+    uses.emplace_back(&use, reader);
   };
   for (const NodeId id : graph.order()) {
     const std::string node(label_of(graph, id));
     const Node& n = graph[id];
-    for (std::size_t i = 0; i < n.inputs.size(); ++i) add(node, static_cast<int>(i), n.inputs[i]);
-    for (std::size_t i = 0; i < n.captured.size(); ++i) add(node, -1 - static_cast<int>(i), n.captured[i]);
+    for (std::size_t i = 0; i < n.inputs.size(); ++i) add(node, static_cast<int>(i), n.inputs[i], &n);
+    for (std::size_t i = 0; i < n.captured.size(); ++i) add(node, -1 - static_cast<int>(i), n.captured[i], &n);
   }
-  for (std::size_t i = 0; i < graph.outputs.size(); ++i) add("", static_cast<int>(i), graph.outputs[i]);
+  for (std::size_t i = 0; i < graph.outputs.size(); ++i) add("", static_cast<int>(i), graph.outputs[i], nullptr);
+  const OutputErrors outputs(inputs, lock.folds, threads);
   threads.for_each(static_cast<std::int64_t>(uses.size()), 1, [&](std::int64_t begin, std::int64_t end) {
     for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i) {
-      if (!graph.is_constant(uses[i]->value)) continue;
-      add_constant(lock.uses[i], *uses[i]->quant, graph[uses[i]->value].data);
+      const auto& [use, reader] = uses[i];
+      if (!graph.is_constant(use->value)) continue;
+      add_constant(lock.uses[i], *use->quant, graph[use->value].data, reader, outputs);
     }
   });
 }
@@ -191,7 +228,7 @@ std::string members_that_differ(const Json& a, const Json& b) {
   std::set<std::string> seen;
   for (const Json* row : {&a, &b}) {
     for (const auto& [name, value] : row->as_object()) {
-      if (name == "sqnr_db" || name == "tensor" || !seen.insert(name).second) continue;
+      if (name == "sqnr_db" || name == "output_db" || name == "tensor" || !seen.insert(name).second) continue;
       const Json *x = a.find(name), *y = b.find(name);
       if (x && y && *x == *y) continue;
       const bool small = x && y && !x->is_object() && !y->is_object() && x->dump().size() + y->dump().size() < 48;
@@ -232,7 +269,7 @@ std::string name_of_fold(const Json& fold) {
 }  // namespace
 
 Lock lock_of(const Graph& graph, const std::vector<Json>& facts, const JobSetup& setup, std::uint64_t seed,
-             const Provenance& from, const LayerErrors& layers, Threads& threads) {
+             const Provenance& from, const LayerErrors& layers, const LayerInputs& inputs, Threads& threads) {
   Lock lock;
   lock.qtool = QTOOL_VERSION;
   lock.model_sha256 = from.model_sha256;
@@ -241,10 +278,22 @@ Lock lock_of(const Graph& graph, const std::vector<Json>& facts, const JobSetup&
   lock.target = setup.recipe.target;
   lock.seed = seed;
   const Decided decided = read_facts(facts, lock);
-  add_uses(lock, graph, decided, threads);
+  add_uses(lock, graph, decided, inputs, threads);
+  if (!inputs.empty()) lock.outputs_sha256 = from.calibration_sha256;
   const auto measures = [](const BoundStep& step) { return step.def->needs_data; };
   if (std::any_of(setup.steps.begin(), setup.steps.end(), measures)) add_layers(lock, graph, layers);
   return lock;
+}
+
+std::set<std::string, std::less<>> products_with_codes(const Graph& decided) {
+  std::set<std::string, std::less<>> names;
+  for (const NodeId id : decided.nodes()) {
+    const Node& n = decided[id];
+    if (n.inputs.size() > 1 && n.inputs[1].quant && decided.is_constant(n.inputs[1].value)) {
+      names.emplace(label_of(decided, id));
+    }
+  }
+  return names;
 }
 
 std::string write_lock(const Lock& lock, const std::filesystem::path& file) {

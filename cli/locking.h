@@ -5,10 +5,12 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "backends/verify/verify.h"
 #include "cli/job_parts.h"
 #include "cli/manifest.h"
 #include "formats/base/json.h"
@@ -22,9 +24,13 @@ namespace qtool {
 using LayerErrors = std::vector<std::pair<std::string, double>>;
 
 /// `graph`: as the passes left it. Facts as the journal has them. `layers` stand in the lock where a step measured on
-/// the calibration data, so that the lock depends on nothing that the model does not depend on.
+/// the calibration data, so that the lock depends on nothing that the model does not depend on. `inputs`: of those
+/// data, see products_with_codes(); empty without.
 Lock lock_of(const Graph& graph, const std::vector<Json>& facts, const JobSetup&, std::uint64_t seed, const Provenance&,
-             const LayerErrors& layers, Threads&);
+             const LayerErrors& layers, const LayerInputs& inputs, Threads&);
+
+/// Names of the nodes whose weight is to be held as codes.
+std::set<std::string, std::less<>> products_with_codes(const Graph& decided);
 
 /// Writes the file; SHA-256 of its bytes. The disk is told to begin, nobody waits for it.
 std::string write_lock(const Lock&, const std::filesystem::path& file);

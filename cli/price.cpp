@@ -215,6 +215,7 @@ class Pricer {
     phase("rank layers",
           ranked * (floats.ns + after.ns + after.elements * rates().compare) + begin_ns(floats) + begin_ns(after),
           resident(floats) + resident(after) + kept(floats) + kept(after));
+    if (in_.calib) phase("layer inputs", before.ns + begin_ns(before), resident(before) + kept(before));
   }
 
   const PriceInput& in_;

@@ -3,14 +3,23 @@
 // model that it was made from.
 #include "backends/verify/verify.h"
 
+#include <memory>
 #include <optional>
+#include <set>
+#include <vector>
 
 #include "backends/backend.h"
+#include "backends/cpu/cpu.h"
+#include "calib/data.h"
 #include "cli/command.h"
+#include "cli/data_options.h"
 #include "cli/job.h"
+#include "cli/job_parts.h"
+#include "cli/layer_inputs.h"
 #include "cli/text.h"
 #include "formats/base/error.h"
 #include "formats/base/file.h"
+#include "formats/file/reader.h"
 #include "formats/lock.h"
 
 namespace qtool {
@@ -18,17 +27,41 @@ namespace {
 
 constexpr const char* schema = "qtool.verify/1";
 
-/// The target that the manifest beside the file tells; without one, the first of all.
-std::string target_of(const std::filesystem::path& file) {
+/// What the manifest beside the file tells of the recipe; empty without one.
+Json recipe_in_manifest(const std::filesystem::path& file) {
   std::filesystem::path manifest = file;
   manifest += ".manifest.json";
-  if (std::filesystem::exists(manifest)) {
-    const Json json = Json::parse(read_text(manifest), manifest.string());
-    const Json* recipe = json.find("recipe");
-    const Json* target = recipe == nullptr ? nullptr : recipe->find("target");
-    if (target != nullptr && target->is_string()) return target->as_string();
+  if (!std::filesystem::exists(manifest)) return Json::object();
+  const Json json = Json::parse(read_text(manifest), manifest.string());
+  const Json* recipe = json.find("recipe");
+  return recipe != nullptr && recipe->is_object() ? *recipe : Json::object();
+}
+
+std::string text_in(const Json& recipe, const char* name) {
+  const Json* member = recipe.find(name);
+  return member != nullptr && member->is_string() ? member->as_string() : std::string();
+}
+
+/// The target that the manifest tells; without one, the first of all.
+std::string target_of(const std::filesystem::path& file) {
+  const std::string target = text_in(recipe_in_manifest(file), "target");
+  return target.empty() ? std::string(backends().front()->name) : target;
+}
+
+/// How the run read its calibration data, now at `path`.
+DataOptions calibration_of(const std::filesystem::path& file, const std::string& recipe, const std::string& path) {
+  const Json made_by = recipe_in_manifest(file);
+  const std::string name = recipe.empty() ? text_in(made_by, "name") : recipe;
+  if (name.empty()) return data_from(path);
+  std::vector<std::string> set;
+  if (const Json* changed = made_by.find("set"); changed != nullptr && changed->is_array()) {
+    for (const Json& assignment : changed->as_array()) {
+      if (assignment.is_string()) set.push_back(assignment.as_string());
+    }
   }
-  return std::string(backends().front()->name);
+  DataOptions options = set_up_job(name, set, text_in(made_by, "target")).calib;
+  options.path = path;
+  return options;
 }
 
 Json defects_json(const std::vector<Defect>& defects) {
@@ -42,7 +75,7 @@ Json defects_json(const std::vector<Defect>& defects) {
 Json json_of(const Verification& v) {
   Json compared = Json::object(), open = Json::array();
   compared.set("weights", v.weights).set("biases", v.biases).set("floats", v.floats).set("elements", v.elements);
-  compared.set("hashes", v.hashes).set("errors", v.errors);
+  compared.set("hashes", v.hashes).set("errors", v.errors).set("outputs", v.outputs);
   for (const NotCompared& n : v.not_compared) {
     open.push(Json::object().set("node", n.node).set("tensor", n.tensor).set("why", n.why));
   }
@@ -61,7 +94,7 @@ std::string lines_of(const std::vector<Defect>& defects) {
 std::string number(std::int64_t n) { return grouped(static_cast<std::uint64_t>(n)); }
 
 class Verify final : public Command {
-  std::string file_, against_, lock_, target_;
+  std::string file_, against_, lock_, target_, calib_, recipe_;
 
  public:
   void arguments(Arguments& a) override {
@@ -69,6 +102,9 @@ class Verify final : public Command {
     a.option("--against", "MODEL", against_, "float model that it was made from: every code must be the nearest");
     a.option("--lock", "LOCK", lock_,
              "lock that was written with it: folds to replay, hashes and errors to derive again");
+    a.option("--calib", "DATA", calib_,
+             "calibration data of the run: the errors of what layers put out are derived again, too");
+    a.option("-r,--recipe", "RECIPE", recipe_, "how --calib is read (default: the manifest's)");
     a.option("--target", "TARGET", target_, "runtime that is to load it (default: the manifest's, else ort-cpu)");
   }
 
@@ -84,7 +120,13 @@ class Verify final : public Command {
     request.target = &target;
     request.against = against_;
     request.lock = lock ? &*lock : nullptr;
-    Threads threads(console.threads());
+    Threads threads(console.threads(), &best_integer_kernels(), console.stop());
+    if (!calib_.empty() && lock_.empty()) {
+      throw Error(Code::usage, "--calib is for the errors of outputs that a lock tells, and there is none",
+                  "name the lock with --lock");
+    }
+    const LayerInputs inputs = calib_.empty() ? LayerInputs() : inputs_for(*lock, threads, console.stop());
+    if (!calib_.empty()) request.inputs = &inputs;
     const Verification verdict = verify_file(request, threads);
     console.print(describe(verdict, target));
     Json report = Json::object();
@@ -101,6 +143,23 @@ class Verify final : public Command {
   }
 
  private:
+  LayerInputs inputs_for(const Lock& lock, Threads& threads, const std::stop_token& stop) const {
+    const Graph model = read_model(against_);
+    const std::unique_ptr<const Dataset> data = open_dataset(model, calibration_of(file_, recipe_, calib_));
+    if (data->digest(threads) != lock.outputs_sha256) {
+      throw Error(
+          Code::input,
+          lock.outputs_sha256.empty() ? lock_ + " tells no errors of outputs"
+                                      : calib_ + ": not the data that the errors in " + lock_ + " are of",
+          "name the calibration data that the model was made with, and a recipe that is not shipped with --recipe");
+    }
+    std::set<std::string, std::less<>> nodes;
+    for (const LockedUse& use : lock.uses) {
+      if (use.output_db) nodes.insert(use.node);
+    }
+    return layer_inputs(model, nodes, *data, threads, stop);
+  }
+
   std::string describe(const Verification& v, const Target& target) const {
     Table table({"checked", "number"});
     table.row({"nodes", number(v.nodes)});
@@ -111,6 +170,7 @@ class Verify final : public Command {
       table.row({"float tensors against the model", number(v.floats)});
       table.row({"their elements", number(v.elements)});
       if (!lock_.empty()) table.row({"hashes of codes against the lock", number(v.hashes)});
+      if (!calib_.empty()) table.row({"errors of outputs against the lock", number(v.outputs)});
       table.row({"not compared", number(static_cast<std::int64_t>(v.not_compared.size()))});
     }
     std::string text = table.text();

@@ -207,6 +207,7 @@ LockedUse use_of(const Reader& r) {
   u.float_sha256 = r.text("float_sha256", false);
   u.codes_sha256 = r.text("codes_sha256", false);
   u.sqnr_db = r.number("sqnr_db");
+  u.output_db = r.number("output_db");
   return u;
 }
 
@@ -233,6 +234,7 @@ Json json_of(const LockedUse& u) {
   row.set("shape", std::move(shape)).set("dtype", u.dtype).set("float_sha256", u.float_sha256);
   if (!u.codes_sha256.empty()) row.set("codes_sha256", u.codes_sha256);
   if (u.sqnr_db) row.set("sqnr_db", *u.sqnr_db);
+  if (u.output_db) row.set("output_db", *u.output_db);
   return row;
 }
 
@@ -240,6 +242,7 @@ std::string Lock::text() const {
   Json head = Json::object();
   head.set("schema", schema::lock).set("qtool", qtool).set("model_sha256", model_sha256);
   head.set("recipe_sha256", recipe_sha256).set("calibration_sha256", or_null(calibration_sha256));
+  if (!outputs_sha256.empty()) head.set("output_db_data_sha256", outputs_sha256);
   std::string out = head.set("target", target).set("seed", seed).dump(2);
   out.resize(out.rfind('\n'));  // the closing brace comes last
   write_rows(out, "steps", steps, step_json);
@@ -260,6 +263,7 @@ Lock parse_lock(std::string_view text, std::string_view source) {
   lock.model_sha256 = head.text("model_sha256");
   lock.recipe_sha256 = head.text("recipe_sha256");
   lock.calibration_sha256 = head.text("calibration_sha256", false);
+  lock.outputs_sha256 = head.text("output_db_data_sha256", false);
   lock.target = head.text("target");
   lock.seed = static_cast<std::uint64_t>(head.integer("seed", 0, std::numeric_limits<std::int64_t>::max()));
   for (const Json& row : head.rows("steps")) {

@@ -13,7 +13,8 @@
 //   folds      what the steps changed in the float graph, in order, so that it can be done again; see below
 //   constants  float tensors that a step made or changed
 //   uses       a value as an input of a node is represented; what has no row stays as the float graph has it
-//   layers     the error of what nodes put out, measured on the calibration data
+//   layers     the error of what nodes put out, measured on the calibration data: with all that comes before them
+//              quantized. What the codes of one weight alone do is told with its use, as output_db
 //   floats     nodes that stay float, and why
 //
 // Folds, after "step" and "pass". Nodes go by their name, or that of their first output where they have none. W is the
@@ -75,11 +76,16 @@ struct LockedUse {
   Shape shape;
   std::string dtype, float_sha256, codes_sha256;
   std::optional<double> sqnr_db;  // of codes against the float tensor; empty: exact
+  // The error that these codes alone make in what their product puts out, empty: none, or not measured.
+  // 10 log10(|X W|^2 / |X (W - W^)|^2) over up to 8 rows X of what enters the product in the float model, evenly
+  // spread over the first batch of the calibration data, and as folds changed it. Every s-th output channel counts,
+  // with s the least that leaves at most 2^18 weights. Of Conv, Gemm and MatMul.
+  std::optional<double> output_db;
 };
 
 struct LockedLayer {
   std::string node, output;
-  double sqnr_db = 0;
+  double sqnr_db = 0;  // of the whole quantized model up to there, against the float reading of the decided graph
 };
 
 struct LockedFloat {
@@ -88,6 +94,7 @@ struct LockedFloat {
 
 struct Lock {
   std::string qtool, model_sha256, recipe_sha256, calibration_sha256;  // the last: empty without data
+  std::string outputs_sha256;  // of the data that output_db was measured on; empty: it was not
   std::string target;
   std::uint64_t seed = 0;
   std::vector<LockedStep> steps;

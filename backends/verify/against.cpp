@@ -7,6 +7,7 @@
 #include "backends/verify/match.h"
 #include "backends/verify/nearest.h"
 #include "backends/verify/operators.h"
+#include "backends/verify/output_error.h"
 #include "formats/base/hash.h"
 
 namespace qtool::verify {
@@ -14,6 +15,7 @@ namespace {
 
 const char* const round_again = "round what the model's weight became to its nearest codes";
 constexpr double db_tolerance = 0.01;
+constexpr double output_tolerance = 0.05;  // dB: sums of floats in another order, of weights folded anew
 
 bool is_product(std::string_view op) { return op == "Conv" || op == "ConvTranspose" || op == "Gemm" || op == "MatMul"; }
 
@@ -46,11 +48,12 @@ struct Bias {
 
 class Against {
  public:
-  Against(const Scene& scene, const Match& match, bool derive, std::int64_t every, Findings& findings,
+  Against(const Scene& scene, const Match& match, const VerifyRequest& request, std::int64_t every, Findings& findings,
           Verification& out, Threads& threads, std::set<std::string_view>& seen)
       : s_(scene),
         match_(match),
-        derive_(derive),
+        derive_(request.derive),
+        inputs_(request.lock == nullptr ? nullptr : request.inputs),
         every_(every),
         findings_(findings),
         out_(out),
@@ -136,6 +139,7 @@ class Against {
     if (!near) return open(n, name, "its shape in the model differs");
     judge(n, *near, name);
     if (row != nullptr && derive_) hold_to(n, *row, *coded, *near, *turned, stored ? stored->shift : 0, name);
+    if (row != nullptr && weight && inputs_ != nullptr) puts_out(n, *row, origin, floats.weight, *coded, *turned, name);
     if (!floats.folded && !match_.has_lock()) tied(n, *origin.scene, was.input(input), *coded);
     ++out_.weights;
     out_.elements += near->count;
@@ -194,6 +198,25 @@ class Against {
     findings_.add(n,
                   "the error of \"" + std::string(name) + "\" is " + std::to_string(db) + " dB, in the lock " +
                       std::to_string(*row.sqnr_db) + " dB",
+                  "quantize the model again");
+  }
+
+  /// The error of what the product puts out, derived anew.
+  void puts_out(const NodeView& n, const LockedUse& row, const Place& origin, const Numbers& weight, const Coded& coded,
+                bool turned, std::string_view name) {
+    if (!row.output_db || !has_scales(row, coded)) return;
+    const auto rows = inputs_->find(origin.node->who());
+    const std::vector<Fold> folds = match_.folds(origin);
+    const auto error = rows == inputs_->end()
+                           ? std::nullopt
+                           : output_error(*origin.node, weight, coded, turned, rows->second, folds, threads_);
+    if (!error) return open(n, name, "the data tell nothing of what enters its product");
+    ++out_.outputs;
+    const double db = 10 * std::log10(error->signal / error->noise);
+    if (std::abs(db - *row.output_db) <= output_tolerance) return;
+    findings_.add(n,
+                  "the error that the codes \"" + std::string(name) + "\" make in what it puts out is " +
+                      std::to_string(db) + " dB, in the lock " + std::to_string(*row.output_db) + " dB",
                   "quantize the model again");
   }
 
@@ -351,6 +374,7 @@ class Against {
   const Scene& s_;
   const Match& match_;
   const bool derive_;
+  const LayerInputs* inputs_;
   const std::int64_t every_;
   Findings& findings_;
   Verification& out_;
@@ -409,13 +433,13 @@ void check_ends(const FileView& file, const FileView& model, Findings& findings)
 
 }  // namespace
 
-void check_against(const FileView& file, const FileView& model, const Target& target, const Lock* lock, bool derive,
-                   std::int64_t every, Findings& findings, Verification& out, Threads& threads) {
+void check_against(const FileView& file, const FileView& model, const VerifyRequest& request, std::int64_t every,
+                   Findings& findings, Verification& out, Threads& threads) {
   Findings unused;
-  const Scenes now(file, target, unused), before(model, target, unused);
-  const Match match(now, before, lock);
+  const Scenes now(file, *request.target, unused), before(model, *request.target, unused);
+  const Match match(now, before, request.lock);
   std::set<std::string_view> seen;
-  for (const Scene& s : now.all()) Against(s, match, derive, every, findings, out, threads, seen).run();
+  for (const Scene& s : now.all()) Against(s, match, request, every, findings, out, threads, seen).run();
   check_untouched(now.all().front(), before.all().front(), seen, findings, out);
   check_ends(file, model, findings);
 }

@@ -10,10 +10,9 @@
 
 namespace qtool::verify {
 
-/// `lock` may be null: then folds are read from what the graphs do not have in common, and changes that leave no trace
-/// there (equalize_layers, bias_correct) are not known. `derive`: hashes and errors of the lock, too. `every`: see
-/// nearness().
-void check_against(const FileView& file, const FileView& model, const Target& target, const Lock* lock, bool derive,
-                   std::int64_t every, Findings& findings, Verification& out, Threads& threads);
+/// Without a lock folds are read from what the graphs do not have in common, and changes that leave no trace
+/// there (equalize_layers, bias_correct) are not known. `every`: see nearness().
+void check_against(const FileView& file, const FileView& model, const VerifyRequest&, std::int64_t every,
+                   Findings& findings, Verification& out, Threads& threads);
 
 }  // namespace qtool::verify

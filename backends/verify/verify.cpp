@@ -83,7 +83,7 @@ Verification verify_file(const VerifyRequest& request, Threads& threads) {
     own.all.erase(inherited, own.all.end());
     const std::int64_t most = request.most_codes;
     const std::int64_t every = most > 0 ? std::max<std::int64_t>(1, (result.codes + most - 1) / most) : 1;
-    verify::check_against(file, model, target, request.lock, request.derive, every, own, result, threads);
+    verify::check_against(file, model, request, every, own, result, threads);
   }
   verify::check_versions(file, target, own);  // a model that is too new is no excuse for the file
   result.found = static_cast<std::int64_t>(own.all.size());

@@ -40,9 +40,18 @@ struct Verification {
   std::int64_t weights = 0, biases = 0, floats = 0;  // tensors compared: codes, biases, what stayed float
   std::int64_t elements = 0;
   std::vector<NotCompared> not_compared;
-  std::int64_t hashes = 0, errors = 0;  // of the lock, derived again
+  std::int64_t hashes = 0, errors = 0, outputs = 0;  // of the lock, derived again; the last: errors of outputs
   bool clean() const { return found == 0; }
 };
+
+/// What enters products of the float model, for the errors of what they put out: some rows each, by the name of the
+/// node, or of its first output. A row of a Conv is the patch below its kernel, channels before taps, of all groups;
+/// zero outside the image.
+struct InputRows {
+  std::int64_t count = 0, width = 0;
+  std::vector<float> values;  // [count, width]
+};
+using LayerInputs = std::map<std::string, InputRows, std::less<>>;
 
 struct VerifyRequest {
   std::filesystem::path file;
@@ -51,7 +60,8 @@ struct VerifyRequest {
   const Lock* lock = nullptr;     // with `against`: which folds were applied, hashes and errors of codes
   /// Codes to compare with the model: of larger files an equal share of every tensor; 0: all.
   std::int64_t most_codes = 0;
-  bool derive = true;  // hashes and errors of the lock, anew
+  bool derive = true;                   // hashes and errors of the lock, anew
+  const LayerInputs* inputs = nullptr;  // with `lock`: of the data that its errors of outputs were measured on
 };
 
 /// Reads the file mapped and finds all that a runtime relies on and does not check itself. Error(Code::verification)

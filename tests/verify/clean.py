@@ -69,8 +69,10 @@ def quantized(model, calib, target, recipe, settings, output):
     return None if done.returncode == 0 else (done.returncode, done.stderr.strip()[-400:])
 
 
-def verified(output, model):
+def verified(output, model, recipe, calib):
     """What is wrong with the check's answer; empty: nothing."""
     lock = pathlib.Path(str(output) + ".lock")
-    done = call("verify", output, "--against", model, *(["--lock", lock] if lock.exists() else []))
+    measured = '"output_db_data_sha256"' in lock.read_text()
+    data = ["--calib", calib, "--recipe", recipe] if measured else []
+    done = call("verify", output, "--against", model, "--lock", lock, *data)
     return "" if done.returncode == 0 else done.stdout[-1500:] + done.stderr.strip()[-400:]

@@ -13,7 +13,7 @@ def check(place, model, calib, target, recipe, settings, output):
     why = clean.quantized(model, calib, target, recipe, settings, output)
     if why:
         return place, f"{why[0]}: {why[1]}"
-    return place, clean.verified(output, model)
+    return place, clean.verified(output, model, recipe, calib)
 
 
 def main():

@@ -15,7 +15,7 @@ def check(model, job, output):
     why = clean.quantized(model, "random", target, recipe, settings + ["data.samples=2"], output)
     if why:  # a model that qtool refuses is the business of other tests; one that fails its own check is not
         return place, None if why[0] in (5, 7) else f"{why[0]}: {why[1]}"
-    found = clean.verified(output, model)
+    found = clean.verified(output, model, recipe, "random")
     for written in output.parent.glob(output.stem + "*"):
         written.unlink()
     return place, found
