@@ -34,7 +34,8 @@ class Help final : public Command {
       Json row = Json::object();
       list.push(row.set("code", code.number).set("meaning", code.meaning).set("what_to_do", code.what_to_do));
     }
-    console.result(list);
+    Json report = Json::object();
+    console.result(report.set("schema", "qtool.exit_codes/1").set("exit_codes", std::move(list)));
   }
 };
 

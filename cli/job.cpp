@@ -194,7 +194,7 @@ JobResult run_job(const JobRequest& request, Journal& journal) {
                   calib ? calib->digest(threads) : "",
                   eval ? eval->digest(threads) : "",
                   ""};
-  if (plan.ratchet) plan.ratchet->check_data(from.evaluation_sha256);
+  const std::string other_data = plan.ratchet ? plan.ratchet->check_data(from.evaluation_sha256) : "";
   check_stop(request.stop);
   Resumable resumable(request, plan.output, from, journal);
   const Keeping keeping{&resumable.kept(), origin_json(from.calibration_sha256)};
@@ -243,6 +243,7 @@ JobResult run_job(const JobRequest& request, Journal& journal) {
   const std::vector<GateLimit> last =
       plan.ratchet ? plan.ratchet->judge(*result.comparison, result.output_bytes) : std::vector<GateLimit>();
   add_remarks(result, plan, calib.get(), journal);
+  if (!other_data.empty()) result.remarks.push_back(other_data);
   result.report = job_report(request, plan.recipe, result, limits, last, journal.facts());
   if (eval) result.report.set("evaluation_sha256", from.evaluation_sha256);
   try {

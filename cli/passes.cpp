@@ -78,7 +78,8 @@ class Passes final : public Command {
       list.push(json_of(*def));
     }
     console.print(table.text());
-    console.result(list);
+    Json report = Json::object();
+    console.result(report.set("schema", "qtool.pass_list/1").set("passes", std::move(list)));
   }
 
  private:

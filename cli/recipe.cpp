@@ -55,7 +55,8 @@ class RecipeCommand final : public Command {
       all.push(std::move(row));
     }
     console.print(table.text());
-    console.result(all);
+    Json report = Json::object();
+    console.result(report.set("schema", "qtool.recipe_list/1").set("recipes", std::move(all)));
   }
 
   void show(Console& console) const {

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <map>
 
+#include "cli/ratchet.h"
 #include "cli/text.h"
 #include "formats/schema.h"
 
@@ -106,6 +107,7 @@ Json job_report(const JobRequest& request, const Recipe& recipe, const JobResult
   report.set("latency", latency_json(result.latency));
   report.set("compared_on", !result.comparison ? Json() : result.compared_on_eval ? Json("eval") : Json("calibration"));
   report.set("comparison", result.comparison ? result.comparison->json() : Json());
+  if (result.comparison && result.compared_on_eval) report.set("losses", losses_json(*result.comparison));
   report.set("gate", limits_json(limits)).set("ratchet", limits_json(ratchet));
   report.set("steps", facts_of(facts, "step"));
   add_decisions(report, facts);

@@ -4,6 +4,8 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -11,6 +13,7 @@
 #include <cstring>
 #include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "formats/base/error.h"
@@ -42,6 +45,35 @@ void move_into_place(const fs::path& from, const fs::path& to, bool no_clobber) 
   fail(to, errno);
 }
 
+constexpr std::string_view prefix = ".qtool-", pattern = ".qtool-XXXXXX";
+
+int open_folder(const fs::path& folder) {
+  return ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+}
+
+/// Whether `folder` is still what `open` was opened as.
+bool is_there(const fs::path& folder, int open) {
+  struct stat path {};
+  struct stat file {};
+  return ::lstat(folder.c_str(), &path) == 0 && ::fstat(open, &file) == 0 && path.st_dev == file.st_dev &&
+         path.st_ino == file.st_ino;
+}
+
+/// Folders of this user's jobs that nobody holds: those were killed.
+void remove_abandoned(const fs::path& beside) {
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(beside, ignored)) {
+    const std::string name = entry.path().filename().string();
+    if (name.size() != pattern.size() || !name.starts_with(prefix)) continue;
+    const int folder = open_folder(entry.path());
+    if (folder < 0) continue;
+    struct stat owner {};
+    const bool ours = ::fstat(folder, &owner) == 0 && owner.st_uid == ::geteuid();
+    if (ours && ::flock(folder, LOCK_EX | LOCK_NB) == 0) fs::remove_all(entry.path(), ignored);
+    ::close(folder);
+  }
+}
+
 }  // namespace
 
 void check_output(const fs::path& input, const fs::path& output, bool no_clobber) {
@@ -65,14 +97,23 @@ void check_output(const fs::path& input, const fs::path& output, bool no_clobber
 Staging::Staging(fs::path output) : output_(std::move(output)) {
   std::error_code ignored;
   if (fs::is_symlink(output_, ignored)) output_ = fs::weakly_canonical(output_);  // the file behind the link changes
-  std::string name = (folder_of(output_) / ".qtool-XXXXXX").string();
-  if (!::mkdtemp(name.data())) fail(output_, errno);
-  folder_ = name;
+  remove_abandoned(folder_of(output_));
+  for (;;) {
+    std::string name = (folder_of(output_) / pattern).string();
+    if (!::mkdtemp(name.data())) fail(output_, errno);
+    folder_ = name;
+    held_ = open_folder(folder_);
+    // Another job may have taken it for abandoned before it was locked, and removed it. File systems without locks:
+    // nobody removes any.
+    if (held_ < 0 ? fs::exists(folder_) : ::flock(held_, LOCK_EX) != 0 || is_there(folder_, held_)) return;
+    if (held_ >= 0) ::close(held_);
+  }
 }
 
 Staging::~Staging() {
   std::error_code ignored;
   fs::remove_all(folder_, ignored);
+  if (held_ >= 0) ::close(held_);
 }
 
 std::uintmax_t Staging::bytes() const {

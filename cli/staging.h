@@ -13,7 +13,8 @@ void check_output(const std::filesystem::path& input, const std::filesystem::pat
 
 class Staging {
  public:
-  /// Error(Code::usage or Code::no_fit) when the folder of `output` cannot be written.
+  /// Removes what killed jobs left in the folder of `output`; a job that runs holds a lock (flock) on its own.
+  /// Error(Code::usage or Code::no_fit) when that folder cannot be written.
   explicit Staging(std::filesystem::path output);
   ~Staging();
   Staging(const Staging&) = delete;
@@ -36,6 +37,7 @@ class Staging {
  private:
   std::filesystem::path beside(const char* ending) const { return output_.filename().concat(ending); }
   std::filesystem::path output_, folder_;
+  int held_ = -1;  // the folder, open and locked as long as the job runs
 };
 
 }  // namespace qtool

@@ -173,7 +173,8 @@ class Targets final : public Command {
       list.push(json_of(*def));
     }
     console.print(table.text());
-    console.result(list);
+    Json report = Json::object();
+    console.result(report.set("schema", "qtool.target_list/1").set("targets", std::move(list)));
   }
 };
 

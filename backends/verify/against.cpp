@@ -342,7 +342,8 @@ class Against {
     if (!origin || !is_product(origin.node->op)) return;
     seen_.insert(weight->name);
     const Floats floats = replay(*origin.scene, *origin.node, match_.folds(origin));
-    if (!floats.why.empty() || floats.weight.dims != weight->dims) return;
+    if (!floats.why.empty()) return open(n, weight->name, floats.why);
+    if (floats.weight.dims != weight->dims) return open(n, weight->name, "its shape in the model differs");
     compare(n, *weight, floats.weight, floats.folded);
     bias(n, *origin.node, *origin.scene, floats, nullptr);
   }
@@ -442,6 +443,10 @@ void check_against(const FileView& file, const FileView& model, const VerifyRequ
   for (const Scene& s : now.all()) Against(s, match, request, every, findings, out, threads, seen).run();
   check_untouched(now.all().front(), before.all().front(), seen, findings, out);
   check_ends(file, model, findings);
+  for (const std::string_view function : file.functions) {
+    constexpr const char* why = "nodes of local functions are not looked at";
+    out.not_compared.push_back({std::string(function), "a local function", why});
+  }
 }
 
 }  // namespace qtool::verify

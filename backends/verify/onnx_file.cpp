@@ -257,6 +257,12 @@ FileView read_file(const std::filesystem::path& path) {
   while (const auto field = wire.next()) {
     if (field->number == 1) file.ir = static_cast<std::int64_t>(field->value);
     if (field->number == 14) file.metadata.insert(texts(field->bytes));
+    if (field->number == 25) {
+      Wire function(field->bytes);
+      while (const auto part = function.next()) {
+        if (part->number == 1) file.functions.push_back(part->text());
+      }
+    }
     if (field->number == 7) {
       file.graph = reader.graph(field->bytes, 0);
       graph = true;

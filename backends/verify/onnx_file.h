@@ -122,6 +122,7 @@ struct FileView {
   std::int64_t ir = 0;
   std::map<std::string, std::int64_t> opsets;
   std::map<std::string_view, std::string_view> metadata;
+  std::vector<std::string_view> functions;  // names of local ones; what they compute is not read
   GraphView graph;
   std::vector<std::shared_ptr<const void>> mapped;
 };

@@ -198,5 +198,10 @@ TEST_CASE("JSON results name their schema") {
   CHECK(schema({"recipe", "check", "int8_static", "--json", "-"}) == "qtool.recipe/1");
   CHECK(schema({"diff", model, model, "--json", "-"}) == "qtool.model_diff/1");
   CHECK(schema({"inspect", "none.onnx", "--json", "-"}) == "qtool.error/1");
+  CHECK(schema({"passes", "--json", "-", "--quiet"}) == "qtool.pass_list/1");
+  CHECK(schema({"passes", "round_nearest", "--json", "-", "--quiet"}) == "qtool.passes/1");
+  CHECK(schema({"targets", "--json", "-", "--quiet"}) == "qtool.target_list/1");
+  CHECK(schema({"recipe", "list", "--json", "-", "--quiet"}) == "qtool.recipe_list/1");
+  CHECK(schema({"help", "exit-codes", "--json", "-", "--quiet"}) == "qtool.exit_codes/1");
   CHECK(schema({"eval", model, "-d", sample_data("digits_eval"), "--json", "-"}) == "qtool.eval/1");
 }

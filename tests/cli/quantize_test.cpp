@@ -168,7 +168,15 @@ TEST_CASE("nothing worse than the last model is published") {
   check_fails(with(words, {"--ratchet", report}), 5, {"its schema is qtool.report/2, newer than qtool.report/1"});
   write_bytes(report, std::string(text).replace(at, schema.size(), "\"schema\": \"qtool.report/0\","));
   check_fails(with(words, {"--ratchet", report}), 5, {"qtool.report/0, older than", "make the report again"});
+  // On other data: not in pairs, and only where the report tells what samples lost.
   write_bytes(report, text);
+  const Outcome other = run_qtool(with(words, {"--ratchet", report, "--set", "eval.samples=50", "--json", "-"}));
+  CHECK(other.code == 0);
+  CHECK(other.out.find("is of other held-out data") != std::string::npos);
+  const std::string losses = "\"losses\"";
+  REQUIRE(text.find(losses) != std::string::npos);
+  write_bytes(report, std::string(text).replace(text.find(losses), losses.size(), "\"none\""));
+  CHECK(run_qtool(with(words, {"--ratchet", report})).code == 0);
   check_fails(with(words, {"--ratchet", report, "--set", "eval.samples=50"}), 2, {"measured on other held-out data"});
   write_bytes(report, "{}");
   check_fails(with(words, {"--ratchet", report}), 2, {"this is no report of a model that was measured"});

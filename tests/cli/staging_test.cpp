@@ -70,3 +70,26 @@ TEST_CASE("staging: a model with a data file is replaced as a whole") {
   CHECK(weight_of(output) == 3);
   CHECK(entries(folder.path()) == 3);
 }
+
+TEST_CASE("staging: what killed jobs left is removed, and nothing else") {
+  const test::ScratchFolder folder;
+  const Staging running(folder / "a.onnx");
+  write(1, running.file());
+  fs::create_directory(folder / ".qtool-abc123");  // as kill -9 leaves it: nobody holds a lock
+  write(2, folder / ".qtool-abc123" / "b.onnx");
+  fs::create_directory(folder / ".qtool-notes-of-mine");
+  std::ofstream(folder / ".qtool-abc456") << "no folder";
+  fs::create_directory(folder / "elsewhere");
+  write(3, folder / "elsewhere" / "c.onnx");
+  fs::create_directory_symlink(folder / "elsewhere", folder / ".qtool-abc789");
+  {
+    const Staging next(folder / "b.onnx");
+    CHECK(!fs::exists(folder / ".qtool-abc123"));
+    CHECK(weight_of(running.file()) == 1);
+    CHECK(fs::exists(folder / ".qtool-notes-of-mine"));
+    CHECK(fs::exists(folder / ".qtool-abc456"));
+    CHECK(weight_of(folder / ".qtool-abc789" / "c.onnx") == 3);
+    CHECK(next.folder() != running.folder());
+  }
+  CHECK(entries(folder.path()) == 5);
+}

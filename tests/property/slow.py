@@ -116,7 +116,7 @@ def check_models():
 def check_interruptions():
     """Fresh, and killed once or twice and run again with another number of threads: one model, one manifest."""
     chance = random.Random(1)
-    signatures, resumed = {}, 0
+    signatures, resumed, runs = {}, 0, 0
     with tempfile.TemporaryDirectory(prefix="qtool-killed-") as name:
         output = pathlib.Path(name) / "q.onnx"
         for compiler, qtool in both_programs().items():
@@ -124,6 +124,7 @@ def check_interruptions():
                 took = timed(long_job(qtool, threads, output))
                 signatures.setdefault(signature(output), []).append((compiler, threads, "fresh"))
                 for i in range(KILLS):
+                    runs += 1
                     output.unlink()
                     moments = []
                     for _ in range(chance.choice([1, 1, 2])):
@@ -139,7 +140,7 @@ def check_interruptions():
                         raise RuntimeError("a finished job left its working folder")
     if len(signatures) > 1:
         raise RuntimeError(f"{[places[:5] for places in signatures.values()]}")
-    print(f"# {resumed} of {2 * len(THREADS) * KILLS} had something to go on with")
+    print(f"# {resumed} of {runs} had something to go on with")
 
 
 def check_kills():
