@@ -67,7 +67,7 @@ std::pair<std::string_view, std::string_view> texts(Bytes bytes) {
 
 class Reader {
  public:
-  explicit Reader(const std::filesystem::path& file) : folder_(file.parent_path()) {}
+  explicit Reader(const std::filesystem::path& file) : folder_(file.parent_path()) { held.push_back(names_); }
 
   GraphView graph(Bytes bytes, int depth) {
     if (depth > deepest_body) broken("graphs are nested too deeply");
@@ -91,19 +91,22 @@ class Reader {
     return g;
   }
 
-  std::vector<std::shared_ptr<const void>> mapped;
+  std::vector<std::shared_ptr<const void>> held;
 
  private:
+  /// Names are compared all the time: copies, so that no page is fetched that lies between weights.
+  std::string_view name_in(const Field& field) { return *names_->emplace(field.text()).first; }
+
   void node(Bytes bytes, GraphView& g, int depth) {
     NodeView n;
     Wire wire(bytes);
     while (const auto field = wire.next()) {
       switch (field->number) {
-        case 1: n.inputs.push_back(field->text()); break;
-        case 2: n.outputs.push_back(field->text()); break;
-        case 3: n.name = field->text(); break;
-        case 4: n.op = field->text(); break;
-        case 7: n.domain = field->text() == "ai.onnx" ? std::string_view{} : field->text(); break;
+        case 1: n.inputs.push_back(name_in(*field)); break;
+        case 2: n.outputs.push_back(name_in(*field)); break;
+        case 3: n.name = name_in(*field); break;
+        case 4: n.op = name_in(*field); break;
+        case 7: n.domain = field->text() == "ai.onnx" ? std::string_view{} : name_in(*field); break;
         default: break;
       }
     }
@@ -115,11 +118,11 @@ class Reader {
   }
 
   /// ValueInfoProto: name, type.tensor_type.elem_type.
-  static Declared declared(Bytes bytes) {
+  Declared declared(Bytes bytes) {
     Declared d;
     Wire wire(bytes);
     while (const auto field = wire.next()) {
-      if (field->number == 1) d.name = field->text();
+      if (field->number == 1) d.name = name_in(*field);
       if (field->number != 2) continue;
       Wire type(field->bytes);
       while (const auto kind = type.next()) {
@@ -134,13 +137,13 @@ class Reader {
   }
 
   /// SparseTensorProto: its values carry the name.
-  static void sparse(Bytes bytes, GraphView& g) {
+  void sparse(Bytes bytes, GraphView& g) {
     Wire wire(bytes);
     while (const auto field = wire.next()) {
       if (field->number != 1) continue;
       Wire values(field->bytes);
       while (const auto part = values.next()) {
-        if (part->number == 8) g.sparse.insert(part->text());
+        if (part->number == 8) g.sparse.insert(name_in(*part));
       }
     }
   }
@@ -178,7 +181,7 @@ class Reader {
         case 7:
         case 11: repeated_int(*field, numbers); break;
         case 10: doubles(*field, t); break;
-        case 8: t.name = field->text(); break;
+        case 8: t.name = name_in(*field); break;
         case 9:
           t.bytes = field->bytes;
           t.raw = true;
@@ -214,7 +217,7 @@ class Reader {
       if (part == "..") broken(who + " leaves the folder of the model");
     }
     const MappedFile& file = files_.try_emplace(relative.string(), folder_ / relative).first->second;
-    mapped.push_back(file.owner());
+    held.push_back(file.owner());
     const std::uint64_t offset = number("offset"), length = number("length"), size = file.bytes().size();
     if (offset > size || length > size - offset) broken(who + " reaches beyond its file");
     t.bytes = file.bytes().subspan(offset, external.contains("length") ? length : size - offset);
@@ -243,6 +246,7 @@ class Reader {
 
   std::filesystem::path folder_;
   std::map<std::string, MappedFile> files_;
+  std::shared_ptr<std::set<std::string, std::less<>>> names_ = std::make_shared<std::set<std::string, std::less<>>>();
 };
 
 }  // namespace
@@ -250,7 +254,7 @@ class Reader {
 FileView read_file(const std::filesystem::path& path) {
   FileView file;
   const MappedFile bytes(path);
-  file.mapped.push_back(bytes.owner());
+  file.held.push_back(bytes.owner());
   Reader reader(path);
   bool graph = false;
   Wire wire(bytes.bytes());
@@ -279,7 +283,7 @@ FileView read_file(const std::filesystem::path& path) {
     }
   }
   if (!graph) broken("it has no graph");
-  file.mapped.insert(file.mapped.end(), reader.mapped.begin(), reader.mapped.end());
+  file.held.insert(file.held.end(), reader.held.begin(), reader.held.end());
   return file;
 }
 

@@ -124,7 +124,7 @@ struct FileView {
   std::map<std::string_view, std::string_view> metadata;
   std::vector<std::string_view> functions;  // names of local ones; what they compute is not read
   GraphView graph;
-  std::vector<std::shared_ptr<const void>> mapped;
+  std::vector<std::shared_ptr<const void>> held;  // what views look at
 };
 
 /// Error(Code::verification) naming tensor or node for anything malformed.
