@@ -36,7 +36,7 @@ Tensor fake_quantize_bias(const Tensor& bias, const Tensor& scale) {
 Tensor in_form(const Tensor& raw, const QuantSpec& spec, Form form) {
   switch (form) {
     case Form::floats: return fake_quantize(raw, spec);
-    case Form::codes: return quantize(to_f32(raw), spec);
+    case Form::codes: return quantize(spec.codes.empty() ? to_f32(raw) : raw, spec);
     case Form::scale: return spec.scale;
     case Form::zero_point: return zero_points(spec);
   }

@@ -28,7 +28,8 @@ Found scan(std::int64_t count, const Get& get) {
   return found;
 }
 
-Found scan(const Tensor& tensor) {
+Found scan(Tensor tensor) {
+  tensor.align();
   switch (tensor.dtype()) {
     case DType::f32: return scan(tensor.count(), [v = tensor.read<float>()](std::size_t i) { return v[i]; });
     case DType::f64: return scan(tensor.count(), [v = tensor.read<double>()](std::size_t i) { return v[i]; });

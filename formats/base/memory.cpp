@@ -261,12 +261,16 @@ MemoryCeiling::~MemoryCeiling() {
 
 std::uint64_t MemoryCeiling::spilled() { return state().spilled; }
 
-std::shared_ptr<std::byte> memory_block(std::size_t size, bool zeroed, Lasting lasting) {
-  State& s = state();
-  if (size < least || !s.active) return on_heap(size, zeroed);
+bool heap_has_room(std::size_t size, Lasting lasting) {
+  const State& s = state();
+  if (size < least || !s.active) return true;
   const std::uint64_t most = lasting == Lasting::yes ? s.most / 4 : s.most.load();
-  if (s.on_heap + size <= most) return on_heap(size, zeroed);
-  if (s.spilled == 0) give_back_freed_memory();
+  return s.on_heap + size <= most;
+}
+
+std::shared_ptr<std::byte> memory_block(std::size_t size, bool zeroed, Lasting lasting) {
+  if (heap_has_room(size, lasting)) return on_heap(size, zeroed);
+  if (state().spilled == 0) give_back_freed_memory();
   return size < large ? in_shared_file(size) : in_file(size, zeroed);
 }
 

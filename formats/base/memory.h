@@ -56,6 +56,8 @@ class MemoryCeiling {
 /// Memory for elements, on the heap or in a file of the ceiling's; lasts: it will be kept longer than other blocks, so
 /// that the heap is left to those.
 enum class Lasting : bool { no, yes };
+/// Whether such a block would lie on the heap.
+bool heap_has_room(std::size_t size, Lasting lasting);
 /// `size` bytes, aligned to 64; zeroed, or as they were found. std::bad_alloc, or Error(Code::no_fit) when the disk is
 /// full.
 std::shared_ptr<std::byte> memory_block(std::size_t size, bool zeroed, Lasting lasting = Lasting::no);

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <charconv>
-#include <cstring>
 
 #include "formats/base/error.h"
 #include "formats/base/memory.h"
@@ -50,17 +49,10 @@ fs::path judge(const std::string& location, const fs::path& folder, const std::s
   return path;
 }
 
-/// The part itself where elements may lie there; else a copy, and the pages of the part go back.
-std::shared_ptr<Buffer> aligned_view(const MappedFile& file, std::span<const std::byte> part, std::size_t align) {
-  if (reinterpret_cast<std::uintptr_t>(part.data()) % align == 0) return Buffer::view(part, file.owner());
-  const std::shared_ptr<std::byte> copy = memory_block(part.size(), false, Lasting::yes);
-  constexpr std::size_t piece = std::size_t{4} << 20;
-  for (std::size_t at = 0; at < part.size(); at += piece) {
-    const auto bytes = part.subspan(at, std::min(piece, part.size() - at));
-    std::memcpy(copy.get() + at, bytes.data(), bytes.size());
-    file.release(static_cast<std::size_t>(bytes.data() - file.bytes().data()), bytes.size());
-  }
-  return Buffer::view({copy.get(), part.size()}, copy);
+/// Copied at once where the heap has room for what lasts; under a memory ceiling whoever reads it copies it.
+std::shared_ptr<Buffer> part_of(const MappedFile& file, std::span<const std::byte> part, std::size_t align) {
+  auto buffer = Buffer::view(part, file);
+  return heap_has_room(part.size(), Lasting::yes) ? Buffer::aligned(buffer, align) : buffer;
 }
 
 }  // namespace
@@ -88,13 +80,13 @@ std::shared_ptr<Buffer> ExternalFiles::find(const onnx::TensorProto& proto, std:
   }
   const auto part = bytes.subspan(static_cast<std::size_t>(offset), size);
   if (size == 0) return Buffer::allocate(0);
-  return aligned_view(found->second, part, align);
+  return part_of(found->second, part, align);
 }
 
 std::shared_ptr<Buffer> ExternalFiles::left_in_file(const onnx::TensorProto& proto, std::size_t align) const {
   if (!model_) return nullptr;
   const auto found = model_->elements.find(&proto);
-  return found == model_->elements.end() ? nullptr : aligned_view(model_->file, found->second, align);
+  return found == model_->elements.end() ? nullptr : part_of(model_->file, found->second, align);
 }
 
 }  // namespace qtool::onnx_file

@@ -131,7 +131,7 @@ std::optional<Parted> parted(std::span<const std::byte> tensor, std::size_t leas
   onnx::TensorProto proto;
   if (!proto.ParseFromString(header)) return std::nullopt;
   const auto dtype = dtype_of_onnx(proto.data_type());
-  if (!dtype || proto.data_location() == onnx::TensorProto::EXTERNAL) return std::nullopt;
+  if (!dtype || proto.data_location() == onnx::TensorProto::EXTERNAL || proto.has_raw_data()) return std::nullopt;
   std::uint64_t elements = 1;
   for (const std::int64_t extent : proto.dims()) {
     const auto n = static_cast<std::uint64_t>(extent);
@@ -213,8 +213,8 @@ void parse_headers(const MappedFile& file, const Headers& headers, const std::st
   });
 }
 
-Elements parse_apart(const MappedFile& file, const std::string& source, onnx::ModelProto& model) {
-  constexpr std::size_t least_bytes = std::size_t{64} << 10;
+Elements parse_apart(const MappedFile& file, std::size_t least_bytes, const std::string& source,
+                     onnx::ModelProto& model) {
   const auto wanted = [](const Field& field, DType dtype, const Shape&) {
     return field.number == onnx::TensorProto::kRawDataFieldNumber && dtype != DType::string;
   };

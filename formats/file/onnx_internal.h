@@ -126,8 +126,8 @@ void parse_headers(const MappedFile&, const Headers&, const std::string& source,
 
 /// Where raw_data of initializers lies that is not in their messages.
 using Elements = std::map<const onnx::TensorProto*, std::span<const std::byte>>;
-/// parse() without raw_data of 64 KiB and more, which stays in the file.
-Elements parse_apart(const MappedFile&, const std::string& source, onnx::ModelProto& model);
+/// parse() without raw_data of initializers whose messages have more than `least_bytes`; it stays in the file.
+Elements parse_apart(const MappedFile&, std::size_t least_bytes, const std::string& source, onnx::ModelProto& model);
 
 // ---- onnx_types.cpp
 

@@ -553,10 +553,10 @@ Graph read_onnx_bytes(std::span<const std::byte> bytes, const std::string& sourc
   return onnx_file::read_message(model, source, folder);
 }
 
-Graph read_onnx(const std::filesystem::path& path) {
+Graph read_onnx(const std::filesystem::path& path, std::size_t least_mapped) {
   onnx::ModelProto model;
   onnx_file::ModelFile file{MappedFile(path), {}};
-  file.elements = onnx_file::parse_apart(file.file, path.string(), model);
+  file.elements = onnx_file::parse_apart(file.file, least_mapped, path.string(), model);
   return onnx_file::read_message(model, path.string(), path.has_parent_path() ? path.parent_path() : ".", std::nullopt,
                                  std::move(file));
 }

@@ -55,7 +55,9 @@ Graph read_any(const std::filesystem::path& path, const Read& read) {
 
 }  // namespace
 
-Graph read_model(const std::filesystem::path& path) { return read_any(path, read_onnx); }
+Graph read_model(const std::filesystem::path& path) {
+  return read_any(path, [](const auto& file) { return read_onnx(file); });
+}
 
 Graph read_headers(const std::filesystem::path& path, const Headers& headers) {
   return read_any(path, [&](const auto& file) { return read_onnx_headers(file, headers); });

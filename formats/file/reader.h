@@ -20,9 +20,10 @@ namespace qtool {
 /// Error(Code::input) in one sentence for anything broken.
 Graph read_model(const std::filesystem::path&);
 
-/// An ONNX model. Large weights stay in their files, mapped, where they are aligned there. A location that leaves the
-/// folder of the model, or does not exist, or is too short is refused before it is opened.
-Graph read_onnx(const std::filesystem::path&);
+/// An ONNX model. Weights in other files stay there, mapped, and so do raw data of the model file that take more than
+/// `least_mapped` bytes. A location that leaves the folder of the model, or does not exist, or is too short is refused
+/// before it is opened.
+Graph read_onnx(const std::filesystem::path&, std::size_t least_mapped = std::size_t{64} << 10);
 /// A serialized ModelProto in memory; `source` names it in messages. External data is looked up in `folder`.
 Graph read_onnx_bytes(std::span<const std::byte>, const std::string& source, const std::filesystem::path& folder = {});
 

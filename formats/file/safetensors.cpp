@@ -149,13 +149,7 @@ Tensor Safetensors::read(const std::string& name) const {
   const Entry* e = find(name);
   if (e == nullptr) throw Error(Code::input, source_ + ": there is no tensor \"" + name + "\"");
   const auto bytes = data_.subspan(static_cast<std::size_t>(e->begin), static_cast<std::size_t>(e->end - e->begin));
-  const auto width = static_cast<std::size_t>(std::max(8, bit_width(e->dtype))) / 8;
-  if (reinterpret_cast<std::uintptr_t>(bytes.data()) % width == 0) {
-    return Tensor(e->dtype, e->shape, Buffer::view(bytes, owner_));
-  }
-  Tensor t(e->dtype, e->shape);
-  std::copy(bytes.begin(), bytes.end(), t.write_bytes().begin());
-  return t;
+  return Tensor(e->dtype, e->shape, Buffer::view(bytes, owner_));
 }
 
 std::string safetensors_bytes(const std::vector<std::pair<std::string, Tensor>>& tensors,

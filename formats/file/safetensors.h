@@ -32,7 +32,7 @@ class Safetensors {
   /// In order of their data.
   const std::vector<Entry>& entries() const { return entries_; }
   const Entry* find(const std::string& name) const;
-  /// Mapped; copied where the file leaves the data unaligned. Error(Code::input) for an unknown name.
+  /// Mapped. Error(Code::input) for an unknown name.
   Tensor read(const std::string& name) const;
   /// "__metadata__".
   const std::map<std::string, std::string>& metadata() const { return metadata_; }

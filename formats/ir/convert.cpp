@@ -96,10 +96,11 @@ std::int32_t small_integer(float x) {
 
 }  // namespace
 
-Tensor to_f32(const Tensor& t) {
-  if (t.empty()) return t;
+Tensor to_f32(const Tensor& given) {
+  if (given.empty() || is_absent(given)) return given.empty() ? given : absent(DType::f32, given.shape());
+  Tensor t = given;
+  t.align();
   if (t.dtype() == DType::f32) return t;
-  if (is_absent(t)) return absent(DType::f32, t.shape());
   Tensor result = Tensor::unset(DType::f32, t.shape());
   const auto out = result.write<float>();
   switch (t.dtype()) {

@@ -523,7 +523,8 @@ Tensor fake_quantize(const Tensor& x, const QuantSpec& spec) {
   if (!spec.codes.empty()) return dequantize(quantize(x, spec), spec);
   const Steps steps = steps_of(spec, scales_for(spec, x.shape()));
   Tensor result = Tensor::unset(DType::f32, x.shape());
-  const auto in = x.read<float>();
+  const Tensor floats = to_f32(x);
+  const auto in = floats.read<float>();
   const auto out = result.write<float>();
   if (spec.format->is_integer) {
     if (!spec.minimum.empty()) return dequantize(quantize(x, spec), spec);

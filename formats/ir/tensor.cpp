@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "formats/base/error.h"
+#include "formats/base/file.h"
 #include "formats/base/memory.h"
 
 namespace qtool {
@@ -87,6 +88,42 @@ std::shared_ptr<Buffer> Buffer::view(std::span<const std::byte> bytes, std::shar
   return buffer;
 }
 
+std::shared_ptr<Buffer> Buffer::view(std::span<const std::byte> part, const MappedFile& file) {
+  auto owner = std::make_shared<const MappedFile>(file);
+  const MappedFile* const kept = owner.get();
+  auto buffer = view(part, std::move(owner));
+  buffer->file_ = kept;
+  return buffer;
+}
+
+std::shared_ptr<Buffer> Buffer::aligned(const std::shared_ptr<Buffer>& buffer, std::size_t align) {
+  if (buffer->is_aligned(align)) return buffer;
+  if (heap_has_room(buffer->size_, Lasting::yes)) return buffer->kept_copy();
+  const std::lock_guard lock(buffer->mutex_);
+  if (buffer->kept_) return buffer->kept_;
+  auto shared = buffer->borrowed_.lock();
+  if (!shared) buffer->borrowed_ = shared = buffer->copy(Lasting::no);
+  return shared;
+}
+
+std::shared_ptr<Buffer> Buffer::kept_copy() const {
+  const std::lock_guard lock(mutex_);
+  if (!kept_) kept_ = copy(Lasting::yes);
+  return kept_;
+}
+
+std::shared_ptr<Buffer> Buffer::copy(Lasting lasting) const {
+  std::shared_ptr<std::byte> block = memory_block(size_, false, lasting);
+  constexpr std::size_t piece = std::size_t{4} << 20;  // so that not all of it is there twice
+  for (std::size_t at = 0; at < size_; at += piece) {
+    const std::size_t n = std::min(piece, size_ - at);
+    std::memcpy(block.get() + at, data_ + at, n);
+    if (file_ != nullptr) file_->release(static_cast<std::size_t>(data_ + at - file_->bytes().data()), n);
+  }
+  const std::span<const std::byte> bytes(block.get(), size_);
+  return view(bytes, std::move(block));
+}
+
 Tensor::Tensor(DType dtype, Shape shape) : dtype_(dtype), shape_(std::move(shape)), count_(element_count(shape_)) {
   if (dtype_ == DType::string) {
     strings_ = std::make_shared<const std::vector<std::string>>(static_cast<std::size_t>(count_));
@@ -127,6 +164,12 @@ std::span<std::byte> Tensor::write_bytes() {
     buffer_->digest_.reset();  // nobody else holds these bytes, nor asks for their digest
   }
   return {const_cast<std::byte*>(buffer_->data_), buffer_->size_};
+}
+
+void Tensor::align() {
+  if (!buffer_) return;
+  const auto width = static_cast<std::size_t>(std::max(8, bit_width(dtype_))) / 8;
+  if (!buffer_->is_aligned(width)) buffer_ = Buffer::aligned(buffer_, width);
 }
 
 const std::vector<std::string>& Tensor::read_strings() const {

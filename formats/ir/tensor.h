@@ -18,6 +18,9 @@
 
 namespace qtool {
 
+class MappedFile;
+enum class Lasting : bool;
+
 /// Every TensorProto type. Names of the minifloats follow ONNX.
 enum class DType : std::uint8_t {
   f32,
@@ -123,19 +126,35 @@ class Buffer {
   static std::shared_ptr<Buffer> allocate(std::size_t size, bool zeroed = true);
   /// Bytes owned by `owner` (a mapping); never written.
   static std::shared_ptr<Buffer> view(std::span<const std::byte> bytes, std::shared_ptr<const void> owner);
+  /// A part of a file. Where it is copied, its pages go back to the system.
+  static std::shared_ptr<Buffer> view(std::span<const std::byte> part, const MappedFile& file);
   std::span<const std::byte> bytes() const { return {data_, size_}; }
+  /// bytes() at a multiple of `align`: where a file holds them elsewhere, a copy that stays with the buffer.
+  /// Thread-safe.
+  std::span<const std::byte> bytes(std::size_t align) const {
+    return is_aligned(align) ? bytes() : kept_copy()->bytes();
+  }
+  /// `buffer` itself, or such a copy. It stays with the buffer only while the memory ceiling leaves room for what
+  /// lasts; else it goes with the last that holds it. Thread-safe.
+  static std::shared_ptr<Buffer> aligned(const std::shared_ptr<Buffer>& buffer, std::size_t align);
   bool writable() const { return writable_; }
   /// Of the bytes; computed when first asked for. Thread-safe.
   Digest digest() const;
 
  private:
   friend class Tensor;
-  mutable std::mutex mutex_;              // guards digest_
-  mutable std::optional<Digest> digest_;  // dropped when a tensor is about to write
+  bool is_aligned(std::size_t align) const { return reinterpret_cast<std::uintptr_t>(data_) % align == 0; }
+  std::shared_ptr<Buffer> kept_copy() const;
+  std::shared_ptr<Buffer> copy(Lasting) const;
+  mutable std::mutex mutex_;                // guards the next three
+  mutable std::optional<Digest> digest_;    // dropped when a tensor is about to write
+  mutable std::shared_ptr<Buffer> kept_;    // aligned copies
+  mutable std::weak_ptr<Buffer> borrowed_;  // one that others hold
   const std::byte* data_ = nullptr;
   std::size_t size_ = 0;
   bool writable_ = false;
   std::shared_ptr<const void> owner_;
+  const MappedFile* file_ = nullptr;  // the owner, where that is a file
 };
 
 class Tensor {
@@ -177,9 +196,13 @@ class Tensor {
   template <class T>
   std::span<const T> read() const {
     check(DTypeOf<T>::value);
-    const auto b = bytes();
+    const auto b = buffer_ ? buffer_->bytes(alignof(T)) : std::span<const std::byte>{};
     return {reinterpret_cast<const T*>(b.data()), b.size() / sizeof(T)};
   }
+  /// Holds the elements where read() may take them as they are; they lie at any address in files. Who reads large
+  /// constants does this to a tensor of its own first: a copy that read() has to make stays with all that share the
+  /// bytes, and lies on the disk under a memory ceiling.
+  void align();
   /// Detaches if shared or mapped.
   template <class T>
   std::span<T> write() {

@@ -3,11 +3,13 @@
 // would write.
 #include <doctest/doctest.h>
 
+#include <cstring>
 #include <fstream>
 #include <optional>
 #include <string>
 
 #include "formats/base/file.h"
+#include "formats/base/memory.h"
 #include "tests/formats/onnx_build.h"
 #include "tests/support.h"
 
@@ -91,6 +93,32 @@ TEST_CASE("large initializers: a copy of the graph keeps them alive, and a write
   first.reset();
   CHECK(third[w].data.read<float>()[5] == 0);
   CHECK(second[w].data.read<float>()[5] == 1);
+}
+
+TEST_CASE("large initializers: unaligned in their file, they are copied while they are read, under a ceiling") {
+  constexpr std::size_t mib = std::size_t{1} << 20;
+  constexpr std::int64_t count = 4 << 20;  // 16 MiB
+  const test::ScratchFolder folder;
+  auto model = test::small_model();
+  std::string bytes(static_cast<std::size_t>(count) * 4, 0);
+  for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<char>(i * 7 % 61);
+  auto* const w = test::add_raw(model.mutable_graph(), "w", 1, {count}, bytes);
+  for (int pad = 0; pad < 4; ++pad) {  // one of them is aligned
+    w->set_name(std::string(static_cast<std::size_t>(pad) + 1, 'w'));
+    std::ofstream(folder / "m.onnx", std::ios::binary) << model.SerializeAsString();
+    const MemoryCeiling ceiling(anonymous_memory() + 48 * mib, folder.path());  // 8 MiB for what lasts
+    const Graph graph = read_onnx(folder / "m.onnx");
+    const Tensor& stored = graph[*graph.find_value(w->name())].data;
+    const Tensor floats = to_f32(stored), again = to_f32(stored);
+    CHECK(reinterpret_cast<std::uintptr_t>(floats.bytes().data()) % 4 == 0);
+    CHECK(floats.bytes().data() == again.bytes().data());
+    CHECK(floats.same_bytes(stored));
+    CHECK(std::memcmp(stored.read<float>().data(), bytes.data(), bytes.size()) == 0);
+    Tensor changed = floats;
+    changed.write<float>()[3] = -1;
+    CHECK(std::memcmp(stored.bytes().data(), bytes.data(), bytes.size()) == 0);
+    CHECK(std::memcmp(floats.bytes().data(), bytes.data(), bytes.size()) == 0);
+  }
 }
 
 TEST_CASE("large models: reading and writing hold the weights once") {

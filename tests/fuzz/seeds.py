@@ -206,7 +206,8 @@ def locks():
 
 def main():
     for name, model in onnx_models():
-        put("onnx", "seed_" + name, model.SerializeToString())
+        for target in ("onnx", "onnx_file"):
+            put(target, "seed_" + name, model.SerializeToString())
     arrays()
     images()
     words()

@@ -23,9 +23,11 @@ SECONDS = int(os.environ.get("QTOOL_FUZZ_SECONDS", "60"))
 LIMITS = {
     "image": (4096, 128),
     "jsonl": (4096, 16),
+    "lock": (8192, 16),
     "npy": (4096, 16),
     "npz": (8192, 32),
     "onnx": (8192, 64),
+    "onnx_file": (8192, 64),
     "recipe": (8192, 16),
     "safetensors": (8192, 16),
     "tensor": (4096, 16),
@@ -41,6 +43,7 @@ WORDS = {
     "image": ["IHDR", "IDAT", "PLTE", "tRNS", "gAMA", "iCCP", "IEND", "\\xff\\xc0", "\\xff\\xc2", "\\xff\\xc4", "\\xff\\xda"],
     "jsonl": ["input_ids", "attention_mask", "null", "true", "\\\\u00e9", "1e309", "-0"],
 }
+WORDS["onnx_file"] = WORDS["onnx"]
 
 
 def build(targets):
