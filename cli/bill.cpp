@@ -8,6 +8,7 @@
 #include "cli/bill_tensors.h"
 #include "cli/data_options.h"
 #include "cli/job_parts.h"
+#include "cli/memory.h"
 #include "cli/report.h"
 #include "cli/speed.h"
 #include "cli/text.h"
@@ -73,7 +74,9 @@ Json report_of(const JobRequest& request, const Recipe& recipe, const Bill& bill
   report.set("input_bytes", bill.input_bytes).set("output_bytes", bill.bytes.planned);
   report.set("least_output_bytes", bill.bytes.least).set("most_output_bytes", bill.bytes.most);
   report.set("disk_bytes", bill.disk_bytes);
-  report.set("peak_bytes", bill.price.peak_bytes).set("seconds", bill.price.seconds);
+  report.set("peak_bytes", peak_bytes(bill)).set("seconds", bill.price.seconds);
+  report.set("memory_ceiling", bill.ceiling ? Json(bill.ceiling->bytes) : Json())
+      .set("least_ceiling", bill.least_ceiling);
   Json phases = Json::array();
   for (const PhasePrice& phase : bill.price.phases) {
     Json row = Json::object();
@@ -89,6 +92,10 @@ Json report_of(const JobRequest& request, const Recipe& recipe, const Bill& bill
 
 }  // namespace
 
+std::uint64_t peak_bytes(const Bill& bill) {
+  return bill.ceiling ? std::min(bill.ceiling->bytes, bill.price.peak_bytes) : bill.price.peak_bytes;
+}
+
 Bill plan_job(const JobRequest& request, Journal& journal, const Headers& headers, std::int64_t samples) {
   JobSetup setup = set_up_job(request);
   const Graph original = read_headers(request.model, headers);
@@ -101,6 +108,10 @@ Bill plan_job(const JobRequest& request, Journal& journal, const Headers& header
   check_stop(request.stop);
 
   Threads threads(request.threads, &best_integer_kernels());
+  Bill bill;
+  bill.ceiling = ceiling_asked(request);
+  bill.least_ceiling = least_ceiling(original, threads.count());
+  if (bill.ceiling) check_ceiling(bill.ceiling->bytes, original, threads.count());
   Calibration calibration(calib, threads, journal);
   Forecast forecast;
   Graph decided = original;
@@ -110,7 +121,6 @@ Bill plan_job(const JobRequest& request, Journal& journal, const Headers& header
   Graph lowered = lower(decided, *setup.emitter, target, journal);
   sign(lowered, some_provenance(calib.get(), calibrated));
 
-  Bill bill;
   bill.output = setup.output;
   bill.input_bytes = model_bytes(request.model, original);
   bill.bytes = interval(written_bytes(lowered, setup.output), forecast);
@@ -129,6 +139,11 @@ Bill plan_job(const JobRequest& request, Journal& journal, const Headers& header
   if (calibrated && !calib) {
     bill.remarks.emplace_back(
         "the recipe measures on calibration data: name them with --calib, or nothing is quantized");
+  }
+  if (peak_bytes(bill) < bill.price.peak_bytes) {
+    bill.remarks.push_back("the ceiling of " + bytes_text(bill.ceiling->bytes) + " (" + bill.ceiling->source +
+                           ") holds memory below " + bytes_text(bill.price.peak_bytes) +
+                           ": the rest lies in files beside the output, and the time depends on that disk");
   }
   if (rates.source.empty()) {
     bill.remarks.emplace_back("time by built-in rates; `qtool doctor --calibrate` measures those of this machine");

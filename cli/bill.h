@@ -5,11 +5,13 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "cli/job.h"
 #include "cli/price.h"
+#include "formats/base/memory.h"
 #include "formats/file/headers.h"
 
 namespace qtool {
@@ -34,7 +36,9 @@ struct Bill {
   std::uint64_t input_bytes = 0;
   BillBytes bytes;
   std::uint64_t disk_bytes = 0;  // free bytes that the folder of the output must have
-  Price price;                   // time and memory
+  Price price;                   // time and memory without a ceiling
+  std::optional<MemoryLimit> ceiling;
+  std::uint64_t least_ceiling = 0;  // bytes; with less of it the job is refused
   std::vector<BillTensor> tensors;
   Latency latency;                        // of the result, by the target's rates
   std::array<double, 4> multiply_adds{};  // of one sample, by Precision; zeros where extents are not known
@@ -46,6 +50,9 @@ struct Bill {
 /// samples and their shapes.
 /// `samples`: of calibration data that are not named yet, for the price.
 Bill plan_job(const JobRequest&, Journal&, const Headers& = {}, std::int64_t samples = 0);
+
+/// The peak of the job's memory, under the ceiling where there is one.
+std::uint64_t peak_bytes(const Bill&);
 
 /// The bill for people.
 std::string bill_text(const JobRequest&, const Bill&, const std::vector<Json>& facts);

@@ -59,7 +59,7 @@ std::string tensors_text(std::vector<BillTensor> tensors) {
 std::string bill_text(const JobRequest& request, const Bill& bill, const std::vector<Json>& facts) {
   std::string text = request.model.string() + " -> " + bill.output.string() + " (planned; nothing was written)\n";
   text += size_text(bill);
-  text += "time: about " + duration_text(bill.price.seconds) + "; memory: about " + bytes_text(bill.price.peak_bytes) +
+  text += "time: about " + duration_text(bill.price.seconds) + "; memory: about " + bytes_text(peak_bytes(bill)) +
           " at the peak; disk: " + bytes_text(bill.disk_bytes) + "\n";
   text += multiply_adds_text(bill);
   if (!bill.latency.nodes.empty()) {

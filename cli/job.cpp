@@ -173,7 +173,7 @@ JobResult run_job(const JobRequest& request, Journal& journal) {
   const std::optional<MemoryCeiling> ceiling = ceiling_of(request, staging.folder(), journal);
 
   Threads threads(request.threads, &best_integer_kernels(), request.stop);
-  if (ceiling) check_ceiling(*ceiling, read_headers(request.model), threads.count());
+  if (ceiling) check_ceiling(ceiling->bytes(), read_headers(request.model), threads.count());
   journal.progress({"read", 0, 0});
   const Graph original = read_model(request.model);
   const Target target = plan.backend->target();

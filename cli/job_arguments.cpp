@@ -3,6 +3,8 @@
 
 #include <limits>
 
+#include "formats/base/memory.h"
+
 namespace qtool {
 
 void JobArguments::declare(Arguments& a) {
@@ -14,6 +16,8 @@ void JobArguments::declare(Arguments& a) {
   a.option("--target", "TARGET", target_, "runtime to quantize for (default: the recipe's)");
   a.option("--set", "STEP.KEY=VALUE", set_,
            "change one knob of the recipe; also data.KEY, eval.KEY, emit.KEY, gate.KEY; may be repeated");
+  a.option("--max-ram", "SIZE", max_ram_,
+           "memory to keep to, like 2G; what is above it lies in files beside the output (default: the container's)");
   a.number("--seed", seed_, 0, std::numeric_limits<std::int64_t>::max(), "seed of everything random (default: 0)");
 }
 
@@ -27,6 +31,7 @@ JobRequest JobArguments::request(const Console& console) const {
   request.target = target_;
   request.set = set_;
   request.threads = console.threads();
+  if (!max_ram_.empty()) request.max_ram = parse_size(max_ram_, "--max-ram");
   request.seed = static_cast<std::uint64_t>(seed_);
   request.stop = console.stop();
   return request;

@@ -18,7 +18,7 @@ class JobArguments {
   JobRequest request(const Console&) const;
 
  private:
-  std::string model_, recipe_, output_, calib_, eval_, target_;
+  std::string model_, recipe_, output_, calib_, eval_, target_, max_ram_;
   std::vector<std::string> set_;
   std::int64_t seed_ = 0;
 };

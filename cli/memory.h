@@ -12,13 +12,14 @@
 
 namespace qtool {
 
-/// The ceiling that holds while it lives: the request's, else nine tenths of what the container allows, else none.
-/// Scratch files go to `folder`.
+/// The request's, else nine tenths of what the container allows, else none.
+std::optional<MemoryLimit> ceiling_asked(const JobRequest&);
+/// That ceiling, holding while it lives. Scratch files go to `folder`.
 std::optional<MemoryCeiling> ceiling_of(const JobRequest&, const std::filesystem::path& folder, Journal&);
 
-/// Memory that a job on this model needs at least, in bytes: what cannot lie in files.
-std::uint64_t least_memory(const Graph& model, int threads);
-/// Error(Code::no_fit) naming the smallest ceiling when this one is below it.
-void check_ceiling(const MemoryCeiling&, const Graph& model, int threads);
+/// The smallest ceiling that a job on this model can keep, in bytes, a multiple of a mebibyte. Weights may be absent.
+std::uint64_t least_ceiling(const Graph& model, int threads);
+/// Error(Code::no_fit) naming it when `bytes` is less.
+void check_ceiling(std::uint64_t bytes, const Graph& model, int threads);
 
 }  // namespace qtool

@@ -18,6 +18,7 @@ constexpr double program_bytes = 16.5 * mebi;  // code, tables, the allocator's 
 constexpr double in_place = 0.83;              // of the values alive: kernels write into what dies
 constexpr double apart = 4.5 * mebi;           // most that the places of one model's values leave unused between them
 constexpr double node_bytes = 8000;            // of a node in all graphs that are held at one time
+constexpr double kernel_bytes = 6 * mebi;      // of each thread's kernels, with two samples side by side
 constexpr double hashed_part = 16 * mebi;      // of a file that is hashed: pages that are mapped together
 
 /// Extents of one batch, where data tell them; else of one made-up run.
@@ -79,6 +80,23 @@ std::set<const std::byte*> constants_of(const Graph& graph) {
     if (graph.is_constant(v) && graph[v].data.dtype() != DType::string) known.insert(graph[v].data.bytes().data());
   }
   return known;
+}
+
+/// What a graph takes without its large weights, bodies included.
+struct Small {
+  double nodes = 0, largest = 0;  // bytes of a weight
+  bool folds = false;
+};
+
+void count(const Graph& graph, Small& small) {
+  for (const NodeId n : graph.nodes()) {
+    ++small.nodes;
+    small.folds = small.folds || graph[n].op == "BatchNormalization";
+    for_each_body(graph[n], [&](const Graph& body) { count(body, small); });
+  }
+  for (const ValueId v : graph.values()) {
+    if (graph.is_constant(v)) small.largest = std::max(small.largest, static_cast<double>(graph[v].data.size_bytes()));
+  }
 }
 
 class Pricer {
@@ -228,5 +246,12 @@ class Pricer {
 }  // namespace
 
 Price price_job(const PriceInput& input) { return Pricer(input).run(); }
+
+std::uint64_t bytes_beside_files(const Graph& model, int threads) {
+  Small small;
+  count(model, small);
+  const double folding = small.folds ? 2 * small.largest : 0;  // a weight in double
+  return static_cast<std::uint64_t>(program_bytes + kernel_bytes * threads + 2 * node_bytes * small.nodes + folding);
+}
 
 }  // namespace qtool

@@ -49,4 +49,8 @@ struct PriceInput {
 
 Price price_job(const PriceInput&);
 
+/// What a job on this model holds at the least, in bytes, when all that is large lies in files: the program, nodes in
+/// all graphs, working memory of each thread's kernels. Weights may be absent.
+std::uint64_t bytes_beside_files(const Graph& model, int threads);
+
 }  // namespace qtool

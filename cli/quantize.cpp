@@ -4,7 +4,6 @@
 #include "cli/job_arguments.h"
 #include "cli/rehearse.h"
 #include "cli/report.h"
-#include "formats/base/memory.h"
 #include "formats/base/processor.h"
 
 namespace qtool {
@@ -12,7 +11,7 @@ namespace {
 
 class Quantize final : public Command {
   JobArguments job_;
-  std::string ratchet_, locked_, max_ram_, cache_;
+  std::string ratchet_, locked_, cache_;
   bool no_clobber_ = false, rehearse_ = false, restart_ = false, portable_ = false;
 
  public:
@@ -21,8 +20,6 @@ class Quantize final : public Command {
     a.option("--ratchet", "REPORT", ratchet_, "--json report of the last model: nothing worse is published");
     a.option("--locked", "LOCK", locked_, "lock of an earlier run: other decisions than its are refused");
     a.flag("--rehearse", rehearse_, "only try the job on the first blocks of the model; nothing is published");
-    a.option("--max-ram", "SIZE", max_ram_,
-             "memory to keep to, like 2G; what is above it lies in files beside the output (default: the container's)");
     a.option("--cache-dir", "DIR", cache_, "folder of results that runs share: what is known is not computed again");
     a.flag("--restart", restart_, "drop what an interrupted run left, and begin anew");
     a.flag("--portable", portable_, "compute floats so that every x86 processor gives the same bytes; slower");
@@ -37,7 +34,6 @@ class Quantize final : public Command {
     JobRequest request = job_.request(console);
     request.ratchet = ratchet_;
     request.locked = locked_;
-    if (!max_ram_.empty()) request.max_ram = parse_size(max_ram_, "--max-ram");
     request.no_clobber = no_clobber_;
     request.cache = cache_;
     request.restart = restart_;

@@ -54,8 +54,8 @@ std::string rehearsal_text(const JobRequest& request, const Rehearsal& done) {
   text += "\nread, all steps, emitter, independent check and comparison worked, in " + significant(done.seconds, 2) +
           " s; nothing was published\n";
   const Bill& bill = done.bill;
-  return text + "the whole job: about " + significant(bill.price.seconds, 2) + " s, " +
-         bytes_text(bill.price.peak_bytes) + " of memory, " + bytes_text(bill.bytes.planned) + " on disk\n";
+  return text + "the whole job: about " + significant(bill.price.seconds, 2) + " s, " + bytes_text(peak_bytes(bill)) +
+         " of memory, " + bytes_text(bill.bytes.planned) + " on disk\n";
 }
 
 }  // namespace qtool

@@ -42,7 +42,7 @@ TEST_CASE("a ceiling changes no byte, and below the least one nothing is begun")
   const Graph graph = layers(24);
   write_onnx(graph, model);
   REQUIRE(run_qtool({"quantize", model, "--recipe", "int8_weights", "-o", free}).code == 0);
-  const std::uint64_t least = least_memory(graph, 2) >> 20;
+  const std::uint64_t least = least_ceiling(graph, 2) >> 20;
   const Outcome tight = run_qtool({"quantize", model, "--recipe", "int8_weights", "-o", held, "--threads", "2",
                                    "--max-ram", std::to_string(least + 1) + "M", "--log", folder / "log"});
   REQUIRE_MESSAGE(tight.code == 0, tight.err);

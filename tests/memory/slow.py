@@ -108,9 +108,14 @@ def check_refusal(folder):
     named = re.search(r"--max-ram (\d+)M", text)
     if code != 4 or seconds > 2 or not named or output.exists():
         raise RuntimeError(f"exit {code} after {seconds:.1f} s: {text}")
-    code, _, text = run([*command, named[1] + "M"], (int(named[1]) << 20) * 11 // 10)
+    print(f"   refused after {seconds:.2f} s; the ceiling that was named: {named[1]}M")
+    code, seconds, text = run([*command, str(int(named[1]) - 1) + "M"])
+    if code != 4 or f"--max-ram {named[1]}M" not in text:
+        raise RuntimeError(f"a mebibyte below the ceiling that was named, {named[1]}M: exit {code}: {text}")
+    code, seconds, text = run([*command, named[1] + "M"], (int(named[1]) << 20) * 11 // 10)
     if code:
         raise RuntimeError(f"with the ceiling that was named, {named[1]}M: exit {code}: {text}")
+    print(f"   {seconds:.1f} s with the ceiling that was named")
 
 
 def main():
