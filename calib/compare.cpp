@@ -423,20 +423,25 @@ Comparison compare(const Graph& reference, const Graph& candidate, Reading readi
     wanted.push_back(v);
     other_wanted.push_back(pair.candidate);
   }
+  KnownOutputs known(layers ? OutputsKept() : unfinished.reference, wanted, data.batches());
   const Executor executor(reference, Reading::reference, threads), other(candidate, reading, threads);
   DatasetRun run(reference, executor, data, bound, wanted), other_run(candidate, other, data, bound, other_wanted);
   const auto work = [&](std::int64_t i, Turn& turn) {
     const std::vector<std::int64_t> labels = to_int64s(data.labels(i));
-    DatasetRun::Batch batch = run.begin(i);
     Follower follower(other_run, i);
-    while (const auto value = batch.next()) {
-      Pair& pair = pairs.of.at(value->first);
+    const auto compare_with = [&](ValueId v, const Tensor& x) {
+      Pair& pair = pairs.of.at(v);
       const Tensor y = follower.value(pair.candidate);
       turn.in_order([&] {
-        if (!y.empty()) {
-          compare_value(pair, result, value->second, y, reading, i == 0, data.samples_in(i), labels);
-        }
+        if (!y.empty()) compare_value(pair, result, x, y, reading, i == 0, data.samples_in(i), labels);
+        if (!known.found()) known.add(v, x);
       });
+    };
+    if (known.found()) {
+      for (const ValueId v : wanted) compare_with(v, known.of(v, i));
+    } else {
+      DatasetRun::Batch batch = run.begin(i);
+      while (const auto value = batch.next()) compare_with(value->first, value->second);
     }
     follower.finish();
     if (progress) turn.last([&] { progress(i + 1, data.batches()); });
@@ -447,6 +452,7 @@ Comparison compare(const Graph& reference, const Graph& candidate, Reading readi
   } else {
     for_each_batch(threads, run, data.batches(), bytes, rests, work);
   }
+  known.keep();
   result.samples = data.samples();
   for (auto& [name, error] : pairs.layers) {
     if (error.count > 0) result.worst_layers.emplace_back(std::move(name), error.sqnr_db());

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "calib/data.h"
+#include "calib/known_outputs.h"
 #include "formats/base/bytes.h"
 #include "formats/base/hash.h"
 #include "formats/base/json.h"
@@ -91,10 +92,12 @@ struct Comparison {
 /// Error(Code::verification) for an output that is missing or of another shape. `layers`: also compare float values of
 /// equal name inside. Whether an output holds probabilities or logits is told from the first batch of the reference
 /// (rows in [0,1] that sum to one).
-/// A comparison without layers that is interrupted is taken up again by one with the same `unfinished.key`.
+/// A comparison without layers that is interrupted is taken up again by one with the same `unfinished.key`; outputs of
+/// the reference are taken from the cache, or kept there.
 struct Unfinished {
   Kept* kept = nullptr;  // null: it begins anew
   Digest key{};          // of everything that is compared
+  OutputsKept reference{};
 };
 Comparison compare(const Graph& reference, const Graph& candidate, Reading reading, const Dataset& data,
                    const Graph& bound, Threads& threads, bool layers,

@@ -55,7 +55,7 @@ std::string why_missing(const CacheAnswer& asked, const std::vector<Store::Liste
 }
 
 class Cache final : public Command {
-  std::string action_, folder_, model_, recipe_, calib_, target_;
+  std::string action_, folder_, model_, recipe_, calib_, eval_, target_;
   std::vector<std::string> set_;
 
  public:
@@ -65,6 +65,7 @@ class Cache final : public Command {
     a.option("-m,--model", "MODEL", model_, "model of a run that is asked about");
     a.option("-r,--recipe", "RECIPE", recipe_, "its recipe");
     a.option("--calib", "DATA", calib_, "its calibration data");
+    a.option("--eval", "DATA", eval_, "its held-out data");
     a.option("--target", "TARGET", target_, "its target (default: the recipe's)");
     a.option("--set", "STEP.KEY=VALUE", set_, "its changed knobs; may be repeated");
   }
@@ -114,13 +115,13 @@ class Cache final : public Command {
     request.model = model_;
     request.recipe = recipe_;
     request.calib = calib_;
+    request.eval = eval_;
     request.target = target_;
     request.set = set_;
     request.cache = folder_;
     request.threads = console.threads();
     request.stop = console.stop();
-    bool complete = false;
-    const std::vector<CacheAnswer> answers = ask_cache(request, console.journal(), complete);
+    const std::vector<CacheAnswer> answers = ask_cache(request, console.journal());
     Table table({"kind", "of", "what", "answer"});
     table.left(1).left(2).left(3);
     Json all = Json::array();
@@ -136,10 +137,9 @@ class Cache final : public Command {
     }
     std::string text = answers.empty() ? "" : table.text();
     text += std::to_string(found) + " of " + std::to_string(answers.size()) + " known\n";
-    if (!complete) text += "what later steps ask for depends on the statistics that are missing\n";
     console.print(text);
     Json report = Json::object();
-    report.set("schema", schema).set("folder", folder_).set("complete", complete);
+    report.set("schema", schema).set("folder", folder_);
     console.result(report.set("answers", std::move(all)));
   }
 

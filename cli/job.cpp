@@ -103,8 +103,26 @@ LayerErrors rank_layers(const Graph& graph, std::shared_ptr<const Dataset> all, 
       .worst_layers;
 }
 
-Comparison compare_written(const Graph& original, const fs::path& file, const Dataset& data, Threads& threads,
-                           const std::stop_token& stop, Journal& journal, Resumable& resumable) {
+/// What the written model is judged on. Held-out data count whole; the sanity floor on calibration data is met or
+/// missed on a few samples.
+Head judged_data(const std::shared_ptr<const Dataset>& calib, const std::shared_ptr<const Dataset>& eval) {
+  constexpr std::int64_t sanity_samples = 4;
+  return {eval ? eval : calib, eval ? eval->samples() : sanity_samples};
+}
+
+/// The float model's outputs on such data.
+OutputsKept outputs_kept(Kept& kept, const std::string& model_sha256, const Dataset& data, Threads& threads) {
+  Json about = Json::object();
+  about.set("value", "").set("what", "outputs of the float model").set("value_sha256", model_sha256);
+  about.set("batches", data.batches());
+  const Json origin = origin_json(data.digest(threads));
+  for (const auto& [name, value] : origin.as_object()) about.set(name, value);
+  return {&kept, std::move(about)};
+}
+
+Comparison compare_written(const Graph& original, const fs::path& file, const std::string& model_sha256,
+                           const Dataset& data, Threads& threads, const std::stop_token& stop, Journal& journal,
+                           Resumable& resumable) {
   const Graph written = read_onnx(file);
   const Digest key = Hasher().digest(resumable.job()).digest(fingerprint(written, false)).finish();
   return compare(original, written, Reading::reference, data, original, threads, false,
@@ -112,7 +130,7 @@ Comparison compare_written(const Graph& original, const fs::path& file, const Da
                    check_stop(stop);
                    journal.progress({"compare", done, total});
                  },
-                 {&resumable.kept(), key});
+                 {&resumable.kept(), key, outputs_kept(resumable.kept(), model_sha256, data, threads)});
 }
 
 double integer_share(const Latency& latency) {
@@ -228,11 +246,9 @@ JobResult run_job(const JobRequest& request, Journal& journal) {
   result.input_bytes = model_bytes(request.model, original);
   result.output_bytes = staging.bytes();
   if (eval || calib) {
-    // Held-out data count whole; the sanity floor on calibration data is met or missed on a few samples.
-    constexpr std::int64_t sanity_samples = 4;
-    const std::shared_ptr<const Dataset>& all = eval ? eval : calib;
-    const Head data(all, eval ? all->samples() : sanity_samples);
-    result.comparison = compare_written(original, staging.file(), data, threads, request.stop, journal, resumable);
+    const Head data = judged_data(calib, eval);
+    result.comparison =
+        compare_written(original, staging.file(), from.model_sha256, data, threads, request.stop, journal, resumable);
     result.comparison->worst_layers = std::move(layers);
     result.compared_on_eval = eval != nullptr;
     check_sanity(*result.comparison);
@@ -262,12 +278,14 @@ JobResult run_job(const JobRequest& request, Journal& journal) {
   return result;
 }
 
-std::vector<CacheAnswer> ask_cache(const JobRequest& request, Journal& journal, bool& complete) {
+std::vector<CacheAnswer> ask_cache(const JobRequest& request, Journal& journal) {
   JobSetup plan = set_up_job(request);
-  Graph graph = read_model(request.model);
+  const Graph original = read_model(request.model);
+  Graph graph = original;
   const Target target = plan.backend->target();
   Threads threads(request.threads, &best_integer_kernels(), request.stop);
-  const std::shared_ptr<const Dataset> calib = open_if_named(graph, plan.calib);
+  const std::shared_ptr<const Dataset> calib = open_if_named(original, plan.calib);
+  const std::shared_ptr<const Dataset> eval = open_if_named(original, plan.eval);
   fit_versions(graph, target);
   std::vector<CacheAnswer> answers;
   Kept kept(request.cache, {}, journal);
@@ -276,15 +294,13 @@ std::vector<CacheAnswer> ask_cache(const JobRequest& request, Journal& journal, 
   });
   const Keeping keeping{&kept, origin_json(calib ? calib->digest(threads) : "")};
   Calibration calibration(calib, threads, journal, keeping);
-  complete = true;
-  try {
-    run_steps(graph, plan.steps, plan.recipe, target, calibration, journal, threads,
-              {request.seed, request.stop, keeping, {}});
-  } catch (const Error& e) {
-    const bool missing = std::any_of(answers.begin(), answers.end(),
-                                     [](const CacheAnswer& a) { return a.kind == "statistics" && !a.found; });
-    if (e.code() != Code::calibration || !missing) throw;
-    complete = false;
+  run_steps(graph, plan.steps, plan.recipe, target, calibration, journal, threads,
+            {request.seed, request.stop, keeping, {}});
+  if (calib || eval) {
+    const Head data = judged_data(calib, eval);
+    const OutputsKept outputs = outputs_kept(kept, model_digest(request.model, original, request.stop), data, threads);
+    kept.find(OutputsKept::kind, outputs.key(), outputs.about,
+              [](ByteReader& in, const Store::Entry&) { in.bytes(in.left()); });
   }
   return answers;
 }

@@ -68,9 +68,9 @@ struct CacheAnswer {
   Json about;
   bool found = false;
 };
-/// Runs the steps of the request as far as request.cache knows what they measure, and writes nothing. `complete` is
-/// false when a step could not be told further, since what it measures is missing.
-std::vector<CacheAnswer> ask_cache(const JobRequest& request, Journal&, bool& complete);
+/// All that the request would ask the cache for, and writes nothing. Statistics that are missing are computed, since
+/// what later steps ask for depends on them.
+std::vector<CacheAnswer> ask_cache(const JobRequest& request, Journal&);
 
 /// Error(Code::usage) with the nearest name.
 const BackendDef& backend_named(const std::string& name);

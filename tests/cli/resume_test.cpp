@@ -158,14 +158,14 @@ TEST_CASE("a cache is shared by recipes: the same bytes, and only what changed i
     return Json::parse(done.out, "stdout");
   };
   const auto listed = static_cast<std::int64_t>(explain({}).find("entries")->as_array().size());
-  CHECK(listed == tensors + 1 + values);
+  CHECK(listed == tensors + 1 + values + 1);  // and the outputs of the float model
   const std::string model = sample_model("digits_cnn"), data = sample_data("digits_calib");
   Json told = explain({"--model", model, "--recipe", (folder / "b.yaml").string(), "--calib", data});
-  CHECK(*told.find("complete") == Json(true));
   for (const Json& answer : told.find("answers")->as_array()) CHECK(*answer.find("found") == Json(true));
   told = explain(
       {"--model", model, "--recipe", (folder / "b.yaml").string(), "--calib", data, "--set", "data.samples=32"});
-  CHECK(*told.find("complete") == Json(false));
+  CHECK(static_cast<std::int64_t>(told.find("answers")->as_array().size()) ==
+        tensors + values + 1);  // not the first alone
   CHECK(told.find("answers")->as_array().front().find("why")->as_string() == "known of other data");
   CHECK(static_cast<std::int64_t>(listing(cache).size()) == listed);  // asking writes nothing
 
