@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 #include "formats/base/widest.h"
 
@@ -83,19 +84,32 @@ void read_codes(const Coded& coded, bool out_first, Sampled& s) {
   for (std::size_t i = 0; i < s.errors.size(); ++i) s.errors[i] = s.weights[i] - s.errors[i];
 }
 
-/// x * w of one row, in sixteen sums side by side.
-double dot(const float* x, const float* w, std::int64_t n) {
-  constexpr std::int64_t lanes = 16;
-  std::array<float, lanes> sums{};
+/// x * w and x * d of one row, in sums side by side.
+std::pair<double, double> dots(const float* x, const float* w, const float* d, std::int64_t n) {
+  constexpr std::size_t lanes = 32;
+  using Sums = std::array<float, lanes>;
+  Sums y{}, e{};
+  const auto whole = static_cast<std::size_t>(n) / lanes * lanes, size = static_cast<std::size_t>(n);
   with_widest_vectors([&]() QTOOL_INLINE {
-    for (std::int64_t i = 0; i + lanes <= n; i += lanes) {
-      for (std::int64_t l = 0; l < lanes; ++l) sums[static_cast<std::size_t>(l)] += x[i + l] * w[i + l];
+    Sums one{}, other{};  // local ones: nothing else can be meant by a pointer
+    const float *from = x, *by = w, *off = d;
+    for (std::size_t i = 0; i < whole; i += lanes, from += lanes, by += lanes, off += lanes) {
+      for (std::size_t l = 0; l < lanes; ++l) one[l] += from[l] * by[l];
+      for (std::size_t l = 0; l < lanes; ++l) other[l] += from[l] * off[l];
     }
+    y = one;
+    e = other;
   });
-  double sum = 0;
-  for (const float lane : sums) sum += static_cast<double>(lane);
-  for (std::int64_t i = n / lanes * lanes; i < n; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(w[i]);
-  return sum;
+  std::pair<double, double> sums{0, 0};
+  for (std::size_t l = 0; l < lanes; ++l) {
+    sums.first += static_cast<double>(y[l]);
+    sums.second += static_cast<double>(e[l]);
+  }
+  for (std::size_t i = whole; i < size; ++i) {
+    sums.first += static_cast<double>(x[i]) * static_cast<double>(w[i]);
+    sums.second += static_cast<double>(x[i]) * static_cast<double>(d[i]);
+  }
+  return sums;
 }
 
 }  // namespace
@@ -129,7 +143,7 @@ std::optional<OutputError> output_error(const NodeView& product, const Numbers& 
       const std::int64_t group = c * s.step / in_group;
       for (std::int64_t r = 0; r < rows.count; ++r) {
         const float* in = x.data() + r * wide + group * depth;
-        const double y = dot(in, s.weights.data() + c * depth, depth), e = dot(in, s.errors.data() + c * depth, depth);
+        const auto [y, e] = dots(in, s.weights.data() + c * depth, s.errors.data() + c * depth, depth);
         found[static_cast<std::size_t>(c)].signal += y * y;
         found[static_cast<std::size_t>(c)].noise += e * e;
       }
