@@ -14,6 +14,7 @@
 #include "formats/base/file.h"
 #include "formats/base/hash.h"
 #include "formats/ir/quant.h"
+#include "passes/pass.h"
 
 namespace qtool {
 namespace {
@@ -24,6 +25,7 @@ using UseKey = std::pair<std::string, int>;  // node and input
 struct Decided {
   std::map<UseKey, std::vector<std::string>> steps;
   std::map<std::string, int> rules;  // by node
+  std::set<std::string> fed_back;    // steps whose codes are not the nearest ones
 };
 
 std::string text_in(const Json& fact, std::string_view name) {
@@ -45,6 +47,8 @@ Decided read_facts(const std::vector<Json>& facts, Lock& lock) {
     if (kind == "fold") lock.folds.push_back(fact);
     if (kind != "decided") continue;
     const std::string step = text_in(fact, "step");
+    const PassDef* pass = find_pass(text_in(fact, "pass"));
+    if (pass != nullptr && pass->feeds_back) all.fed_back.insert(step);
     lock.steps.push_back(
         {step, text_in(fact, "pass"), static_cast<int>(fact.find("revision")->as_integer()), text_in(fact, "knobs")});
     for (; open < lock.folds.size(); ++open) {
@@ -178,6 +182,7 @@ void add_uses(Lock& lock, const Graph& graph, const Decided& decided, const Laye
     if (!use.quant || use.value == ValueId::none) return;
     LockedUse row = row_of(graph, node, input, use);
     if (const auto steps = decided.steps.find({node, input}); steps != decided.steps.end()) row.steps = steps->second;
+    row.fed_back = !row.steps.empty() && decided.fed_back.contains(row.steps.back());
     if (const auto rule = decided.rules.find(node); rule != decided.rules.end()) row.rule = rule->second;
     lock.uses.push_back(std::move(row));
     uses.emplace_back(&use, reader);

@@ -201,6 +201,7 @@ LockedUse use_of(const Reader& r) {
   u.zero_point = r.numbers("zero_point");
   u.minimum = r.numbers("minimum");
   u.steps = r.words("steps");
+  u.fed_back = r.flag("fed_back");
   u.rule = r.find("rule") ? static_cast<int>(r.integer("rule", 1, 1 << 20)) : 0;
   u.shape = r.integers("shape");
   u.dtype = r.text("dtype", false);
@@ -227,6 +228,7 @@ Json json_of(const LockedUse& u) {
     if (numbers->count > 0) row.set(name, numbers_json(*numbers));
   }
   row.set("steps", words_json(u.steps));
+  if (u.fed_back) row.set("fed_back", true);
   if (u.rule > 0) row.set("rule", u.rule);
   if (u.float_sha256.empty()) return row;
   Json shape = Json::array();

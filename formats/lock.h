@@ -71,6 +71,7 @@ struct LockedUse {
   bool symmetric = true, narrow = false, dynamic = false, is_bias = false;
   LockedNumbers scale, second_scale, zero_point, minimum;
   std::vector<std::string> steps;  // that decided it, in order; the last one had the last word
+  bool fed_back = false;           // codes make up for the errors of others: not the nearest ones by themselves
   int rule = 0;                    // of the recipe, counted from 1; 0: the step's own knobs
   // Constants only:
   Shape shape;

@@ -70,6 +70,7 @@ struct PassDef {
   std::unique_ptr<Pass> (*make)();
   bool needs_data = false;     // without calibration data run() throws: asked before any work is done
   bool follows_rules = false;  // reads the recipe's rules; without such a step they would say nothing
+  bool feeds_back = false;     // its codes make up for the errors of others, so that they are not the nearest ones
 };
 
 /// What a rule may say beside the knobs of the pass that follows it.

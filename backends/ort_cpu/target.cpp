@@ -8,7 +8,7 @@ namespace {
 
 const std::vector<std::string_view> activations{"uint8", "int8"};
 const std::vector<std::string_view> static_weights{"int8", "int7", "int6", "int5", "uint8"};
-const std::vector<std::string_view> blocked_weights{"int4", "int8", "int2", "uint4", "uint8", "uint2"};
+const std::vector<std::string_view> blocked_weights{"int4", "int8", "int2", "int3", "uint4", "uint8", "uint2", "uint3"};
 
 Ability product(std::string_view op, std::string_view note) {
   return onnx_form::product_row(op, note, activations, static_weights);

@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 QTOOL = os.environ.get("QTOOL", str(ROOT / "build" / "release" / "qtool"))
 DATA = pathlib.Path(os.environ.get("QTOOL_DATA", ROOT.parent / "shared" / "data"))
 SAMPLES = {"digits_cnn": "digits", "digits_transformer": "digits", "tiny_lstm": "arith"}
-RECIPES = ["int8_static", "int8_fast", "int8_dynamic", "int8_weights", "int4_weights"]
+RECIPES = ["int8_static", "int8_fast", "int8_dynamic", "int8_weights", "int4_weights", "w4_gptq", "w2_gptq", "w3_rtn"]
 
 #: (recipe, settings), for every model
 FORMS = [(recipe, []) for recipe in RECIPES] + [
@@ -26,6 +26,8 @@ FORMS = [(recipe, []) for recipe in RECIPES] + [
     ("int8_dynamic", ["assign_formats.weights=uint8", "assign_formats.symmetric=false"]),
     ("int8_weights", ["assign_formats.weights=uint8", "assign_formats.symmetric=false"]),
     ("int8_weights", ["assign_formats.embeddings=true"]),
+    ("w4_gptq", ["assign_formats.symmetric=true", "assign_formats.weights=int4", "gptq.group=16"]),
+    ("w3_gptq", ["gptq.search=false", "gptq.order=gar", "gptq.scales=dynamic", "gptq.inputs=float"]),
     ("int4_weights", ["assign_formats.weights=uint4", "assign_formats.symmetric=false"]),
     ("int4_weights", ["assign_formats.weights=int2", "assign_formats.group=64"]),
     ("int4_weights", ["assign_formats.embeddings=true", "assign_formats.group=16"]),

@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "passes/solve/walk.h"
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "formats/base/error.h"
+#include "passes/rewrite.h"
+#include "passes/solve/stages.h"
+
+namespace qtool::solve {
+namespace {
+
+/// A weight under one decision.
+using Key = std::pair<ValueId, const QuantSpec*>;
+
+struct Open {
+  std::vector<NodeId> nodes;
+  std::size_t seen = 0;      // nodes whose inputs went into `own`
+  std::vector<Hessian> own;  // of shared weights
+};
+
+class Walk {
+ public:
+  Walk(Graph& graph, PassContext& ctx, std::string_view pass, const WalkOptions& options,
+       const std::function<void(Together&)>& solve)
+      : graph_(graph), ctx_(ctx), pass_(pass), options_(options), solve_(solve) {
+    for (Layer& layer : open_layers(graph, ctx)) {
+      const NodeId n = layer.node();
+      layers_.emplace(n, std::move(layer));
+      open_[key(n)].nodes.push_back(n);
+    }
+  }
+
+  void run() {
+    if (layers_.empty()) return;
+    if (!ctx_.calibration.has_data()) {
+      throw Error(Code::calibration,
+                  std::string(pass_) + " weighs errors by the inputs of layers, and there are no data",
+                  "name data with --calib or in the recipe, or use round_nearest");
+    }
+    const Dataset& data = ctx_.calibration.data();
+    const bool in_turn = options_.inputs == "quantized" && data.state().empty();
+    if (!data.state().empty() && options_.inputs == "quantized") {
+      ctx_.journal.warn(pass_, "batches hand state on to one another: inputs are those of the float model");
+    }
+    const std::int64_t all = data.samples(), batches = options_.samples == 0 || options_.samples >= all
+                                                           ? 0
+                                                           : (options_.samples * data.batches() + all - 1) / all;
+    in_turn ? staged(data, batches) : swept(batches);
+    for (const auto& [k, open] : open_) {
+      if (open.nodes.empty()) continue;
+      for (const NodeId n : open.nodes) ctx_.journal.skip(pass_, label(graph_, n), "no input of it was seen");
+    }
+  }
+
+ private:
+  Key key(NodeId n) const {
+    const Use& use = graph_[n].inputs[Product::weight_input];
+    return {use.value, use.quant.get()};
+  }
+
+  /// The whole graph but for decisions that wait for codes, which run in float... as nearest codes where somebody else
+  /// already needs them.
+  void staged(const Dataset& data, std::int64_t batches) {
+    std::set<NodeId> held;
+    for (const auto& [n, layer] : layers_) held.insert(n);
+    Stages stages(graph_, data, batches, held, ctx_.threads);
+    std::int64_t done = 0;
+    while (!stages.ready().empty()) {
+      ctx_.check_stop();
+      const std::vector<NodeId> ready = stages.ready();
+      collect(ready, [&](NodeId n, std::vector<Hessian>& into) {
+        for (std::int64_t b = 0; b < stages.batches(); ++b) {
+          add(n, b, stages.value(b, graph_[n].inputs[0].value), into);
+        }
+      });
+      done += static_cast<std::int64_t>(ready.size());
+      ctx_.journal.progress({pass_, done, static_cast<std::int64_t>(layers_.size())});
+      stages.advance(graph_, Reading::quantized);
+    }
+  }
+
+  /// Inputs of the float model, one sweep for all.
+  void swept(std::int64_t batches) {
+    std::map<NodeId, std::vector<Hessian>> sums;
+    std::map<ValueId, std::vector<NodeId>> readers;
+    std::set<std::string> known;
+    std::vector<NodeId> order;
+    for (const NodeId n : graph_.order()) {
+      if (layers_.contains(n)) order.push_back(n);
+    }
+    for (const NodeId n : order) {
+      if (is_shared(n) || known.insert(sight(n)).second) {
+        sums.emplace(n, empty_sums(n));
+        readers[graph_[n].inputs[0].value].push_back(n);
+      }
+    }
+    std::vector<ValueId> wanted;
+    for (const auto& [v, nodes] : readers) wanted.push_back(v);
+    ctx_.calibration.sweep(graph_, Reading::reference, wanted, batches,
+                           [&](std::int64_t b, ValueId v, const Tensor& x) {
+                             for (const NodeId n : readers.at(v)) add(n, b, x, sums.at(n));
+                           });
+    collect(order, [&](NodeId n, std::vector<Hessian>& into) { into = std::move(sums.at(n)); });
+  }
+
+  bool is_shared(NodeId n) const { return open_.at(key(n)).nodes.size() > 1; }
+
+  /// Nodes that see the same rows have the same.
+  std::string sight(NodeId n) const {
+    const Use& x = graph_[n].inputs[0];
+    return std::to_string(index(x.value)) + " " + std::to_string(reinterpret_cast<std::uintptr_t>(x.quant.get())) +
+           " " + layers_.at(n).sight();
+  }
+
+  std::vector<Hessian> empty_sums(NodeId n) const {
+    const Layer& layer = layers_.at(n);
+    return std::vector<Hessian>(static_cast<std::size_t>(layer.matrices()), Hessian(layer.columns()));
+  }
+
+  void add(NodeId n, std::int64_t batch, const Tensor& x, std::vector<Hessian>& sums) {
+    const Layer& layer = layers_.at(n);
+    const Quant& quant = graph_[n].inputs[0].quant;
+    const Tensor seen = quant && options_.inputs == "quantized" ? fake_quantize(to_f32(x), *quant) : x;
+    const Rng rng = ctx_.rng.split("patches", std::to_string(batch));
+    const auto one = [&](std::int64_t i) {
+      layer.for_each_rows(seen, i, rng, ctx_.threads, [&](std::span<const float> rows) {
+        sums[static_cast<std::size_t>(i)].add(rows, ctx_.threads);
+      });
+    };
+    if (layer.matrices() == 1) return one(0);
+    ctx_.threads.for_each(layer.matrices(), 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i) one(i);
+    });
+  }
+
+  /// Groups nodes by what they see, gets the sums of each group and solves.
+  template <class Fill>
+  void collect(const std::vector<NodeId>& nodes, const Fill& fill) {
+    std::map<std::string, Together> groups;
+    std::vector<std::string> order;
+    for (const NodeId n : nodes) {
+      if (is_shared(n)) {
+        shared(n, fill);
+        continue;
+      }
+      const std::string see = sight(n);
+      if (!groups.contains(see)) order.push_back(see);
+      groups[see].targets.push_back(target(n));
+    }
+    for (const std::string& see : order) {
+      Together& group = groups.at(see);
+      const NodeId first = group.targets[0].nodes[0];
+      group.hessians = empty_sums(first);
+      fill(first, group.hessians);
+      solve(group);
+      groups.erase(see);
+    }
+  }
+
+  template <class Fill>
+  void shared(NodeId n, const Fill& fill) {
+    Open& open = open_.at(key(n));
+    std::vector<Hessian> sums = empty_sums(n);
+    fill(n, sums);
+    if (open.own.empty()) {
+      open.own = std::move(sums);
+    } else {
+      for (std::size_t i = 0; i < sums.size(); ++i) open.own[i].merge(sums[i], ctx_.threads);
+    }
+    if (++open.seen < open.nodes.size()) return;
+    Together group{{}, std::move(open.own)};
+    group.targets.push_back(target(n));
+    group.targets[0].nodes = open.nodes;
+    solve(group);
+  }
+
+  Weight target(NodeId n) const {
+    const Use& use = graph_[n].inputs[Product::weight_input];
+    auto spec = std::make_shared<QuantSpec>(*use.quant);
+    spec->dynamic = false;
+    return {{n}, layers_.at(n), to_f32(graph_[use.value].data), !spec->scale.empty(), spec};
+  }
+
+  void solve(Together& group) {
+    const bool seen =
+        std::all_of(group.hessians.begin(), group.hessians.end(), [](const Hessian& h) { return h.rows() > 0; });
+    if (!seen) return;  // told at the end
+    for (const Hessian& h : group.hessians) {
+      if (h.left_out() > 0) {
+        ctx_.journal.warn(pass_, std::to_string(h.left_out()) + " of " + std::to_string(h.rows() + h.left_out()) +
+                                     " input rows of \"" + label(graph_, group.targets[0].nodes[0]) +
+                                     "\" hold NaN or infinity and were left out");
+        break;
+      }
+    }
+    solve_(group);
+    for (const Weight& t : group.targets) {
+      const Key which = key(t.nodes[0]);
+      for (const NodeId n : t.nodes) graph_[n].inputs[Product::weight_input].quant = t.spec;
+      open_.at(which).nodes.clear();
+    }
+  }
+
+  Graph& graph_;
+  PassContext& ctx_;
+  std::string_view pass_;
+  const WalkOptions& options_;
+  const std::function<void(Together&)>& solve_;
+  std::map<NodeId, Layer> layers_;
+  std::map<Key, Open> open_;
+};
+
+}  // namespace
+
+std::vector<Layer> open_layers(const Graph& graph, const PassContext& ctx) {
+  std::vector<Layer> layers;
+  for (const NodeId n : graph.order()) {
+    const auto product = product_of(graph, n);
+    if (!product || !ctx.selects(n)) continue;
+    const Use& use = graph[n].inputs[Product::weight_input];
+    if (!use.quant || use.quant->is_bias || !use.quant->codes.empty()) continue;
+    layers.emplace_back(graph, *product);
+  }
+  return layers;
+}
+
+void walk_layers(Graph& graph, PassContext& ctx, std::string_view pass, const WalkOptions& options,
+                 const std::function<void(Together&)>& solve) {
+  Walk(graph, ctx, pass, options, solve).run();
+}
+
+}  // namespace qtool::solve

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <cmath>
+
+#include "calib/executor.h"
+#include "formats/ir/quant.h"
+#include "passes/solve/layer.h"
+#include "passes/solve/stages.h"
+#include "tests/passes/bench.h"
+
+using namespace qtool;
+using namespace qtool::test;
+
+namespace {
+
+Tensor normal(const Shape& shape, std::string_view name, double scale = 1) {
+  Tensor t(DType::f32, shape);
+  const Rng rng(5, "data", name);
+  std::uint64_t i = 0;
+  for (float& v : t.write<float>()) v = static_cast<float>(scale * rng.normal(i++));
+  return t;
+}
+
+/// One product of x by a weight of random numbers.
+Graph product(const std::string& op, const std::string& attributes, const Shape& x, const Shape& w) {
+  Graph g = graph_of("g (float[1] x) => (float[1] y) < float[1] w = {1.0} > { y = " + op + attributes + " (x, w) }");
+  g[*g.find_value("w")].data = normal(w, "w");
+  g[*g.find_value("w")].type.shape = w;
+  g[g.inputs[0]].type.shape = x;
+  g[g.outputs[0].value].type.known_rank = false;
+  return g;
+}
+
+/// Batches whose columns hang together: a few directions carry most of what there is.
+std::vector<Feeds> correlated(const Graph& g, std::int64_t rows, std::int64_t n, int count) {
+  const Tensor mixing = normal({6, n}, "mixing");
+  const auto mix = mixing.read<float>();
+  std::vector<Feeds> all;
+  for (int b = 0; b < count; ++b) {
+    Tensor latent = normal({rows, 6}, "latent" + std::to_string(b)),
+           x = normal({rows, n}, "x" + std::to_string(b), 0.2);
+    const auto l = latent.read<float>();
+    const auto v = x.write<float>();
+    for (std::int64_t r = 0; r < rows; ++r) {
+      for (std::int64_t c = 0; c < n; ++c) {
+        for (std::int64_t k = 0; k < 6; ++k) {
+          v[static_cast<std::size_t>(r * n + c)] +=
+              l[static_cast<std::size_t>(r * 6 + k)] * mix[static_cast<std::size_t>(k * n + c)];
+        }
+      }
+    }
+    all.push_back({{g.inputs[0], x}});
+  }
+  return all;
+}
+
+Quant small_weights(const NumberFormat& format, Grain grain, bool symmetric) {
+  auto spec = std::make_shared<QuantSpec>();
+  spec->format = &format;
+  spec->grain = grain;
+  spec->symmetric = symmetric;
+  return spec;
+}
+
+double output_error(const Graph& before, const Graph& after, const std::vector<Feeds>& data) {
+  Threads threads(1);
+  const Executor a(before, Reading::reference, threads), b(after, Reading::quantized, threads);
+  double noise = 0, signal = 0;
+  for (const Feeds& feeds : data) {
+    const Tensor x = a.run(feeds)[0], y = b.run(feeds)[0];
+    const auto p = x.read<float>(), q = y.read<float>();
+    for (std::size_t i = 0; i < p.size(); ++i) {
+      const double e = static_cast<double>(p[i]) - q[i];
+      noise += e * e;
+      signal += static_cast<double>(p[i]) * p[i];
+    }
+  }
+  return noise / signal;
+}
+
+/// x -> MatMul -> Relu -> two MatMuls of one value -> Add.
+Graph network() {
+  Graph g = graph_of(R"(g (float[16, 48] x) => (float[16, 20] y)
+    < float[1] a = {1.0}, float[1] b = {1.0}, float[1] c = {1.0} >
+    { h = MatMul (x, a) r = Relu (h) p = MatMul (r, b) q = MatMul (r, c) y = Add (p, q) })");
+  const std::pair<const char*, Shape> weights[] = {{"a", {48, 40}}, {"b", {40, 20}}, {"c", {40, 20}}};
+  for (const auto& [name, shape] : weights) {
+    Value& v = g[*g.find_value(name)];
+    v.data = normal(shape, name, 0.2);
+    v.type.shape = shape;
+  }
+  return g;
+}
+
+void decide(Graph& g, const Quant& quant) {
+  for (const NodeId n : g.nodes()) {
+    if (g[n].op == "MatMul") g[n].inputs[1].quant = quant;
+  }
+}
+
+}  // namespace
+
+TEST_CASE("rows of inputs times matrices of weights are what the operator computes (gptq.md 3.1)") {
+  struct Row {
+    const char *op, *attributes;
+    Shape x, w;
+  };
+  const Row rows[] = {
+      {"MatMul", "", {2, 3, 5}, {5, 4}},
+      {"Gemm", "", {6, 5}, {5, 4}},
+      {"Gemm", "<transB = 1>", {6, 5}, {4, 5}},
+      {"Gemm", "<transA = 1>", {5, 6}, {5, 4}},
+      {"Conv", "<pads = [1, 0, 1, 2], strides = [2, 1], dilations = [1, 2]>", {2, 3, 9, 8}, {4, 3, 3, 2}},
+      {"Conv", "<group = 2, auto_pad = \"SAME_UPPER\">", {1, 4, 7, 7}, {6, 2, 3, 3}},
+      {"Conv", "<group = 4>", {2, 4, 6, 6}, {4, 1, 3, 3}},
+      {"Conv", "<pads = [1, 1]>", {2, 3, 10}, {5, 3, 3}},
+      {"ConvTranspose", "<strides = [2, 2], pads = [1, 0, 0, 1], output_padding = [1, 1]>", {2, 3, 5, 4}, {3, 4, 3, 3}},
+      {"ConvTranspose", "<group = 2, strides = [3], dilations = [2]>", {1, 4, 6}, {4, 3, 2}},
+  };
+  Threads threads(1);
+  for (const Row& row : rows) {
+    CAPTURE(row.op);
+    CAPTURE(row.attributes);
+    const Graph g = product(row.op, row.attributes, row.x, row.w);
+    const auto p = product_of(g, g.nodes()[0]);
+    REQUIRE(p);
+    const solve::Layer layer(g, *p);
+    const Tensor x = normal(row.x, "x");
+    const Tensor y = Executor(g, Reading::reference, threads).run({{g.inputs[0], x}})[0];
+    const auto want = y.read<float>();
+    const auto w = g[*g.find_value("w")].data.read<float>();
+    std::int64_t seen = 0;
+    double worst = 0;
+    const bool spatial = row.x.size() > 2 && std::string(row.op) != "MatMul";
+    const std::int64_t channels = spatial ? y.shape()[1] : 0,
+                       positions = spatial ? y.count() / y.shape()[0] / channels : 0;
+    for (std::int64_t i = 0; i < layer.matrices(); ++i) {
+      const std::vector<float> columns = layer.by_columns(w, i);
+      std::int64_t t = 0;
+      layer.for_each_rows(x, i, Rng(1), threads, [&](std::span<const float> part) {
+        for (std::size_t at = 0; at < part.size(); at += static_cast<std::size_t>(layer.columns()), ++t) {
+          for (std::int64_t r = 0; r < layer.rows(); ++r, ++seen) {
+            double sum = 0;
+            for (std::int64_t c = 0; c < layer.columns(); ++c) {
+              sum += static_cast<double>(part[at + static_cast<std::size_t>(c)]) *
+                     columns[static_cast<std::size_t>(c * layer.rows() + r)];
+            }
+            const std::int64_t out =
+                spatial ? ((t / positions) * channels + i * layer.rows() + r) * positions + t % positions
+                        : t * layer.rows() + r;
+            worst = std::max(worst, std::abs(sum - want[static_cast<std::size_t>(out)]));
+          }
+        }
+      });
+    }
+    CHECK(seen == y.count());
+    CHECK(worst < 1e-4);
+  }
+}
+
+TEST_CASE("gptq loses less of the outputs than rounding to nearest, the same for any number of threads") {
+  const Graph plain = network();
+  const auto data = correlated(plain, 16, 48, 24), fresh = correlated(plain, 16, 48, 30);
+  const std::vector<Feeds> held(fresh.begin() + 24, fresh.end());
+  for (const bool symmetric : {true, false}) {
+    for (const std::int64_t group : {0, 16}) {
+      Graph g = plain;
+      const NumberFormat& format = symmetric ? number::int3 : number::uint3;
+      const Grain grain = group == 0 ? Grain{Grain::Kind::axis, 1, 0, 0} : Grain{Grain::Kind::groups, 0, group, 0};
+      decide(g, small_weights(format, grain, symmetric));
+      PassBench bench(std::make_shared<FixedData>(data));
+      const double nearest = output_error(plain, bench.run("round_nearest", g), held);
+      const Knobs variants[] = {{{"search", "false"}, {"order", "none"}, {"clip", "minmax"}},
+                                {{"search", "false"}, {"order", "none"}, {"scales", "dynamic"}},
+                                {{"search", "false"}, {"order", "gar"}, {"clip", "weighted"}, {"scales", "dynamic"}},
+                                {{"search", "false"}, {"clip", "block"}},
+                                {},
+                                {{"inputs", "float"}},
+                                {{"sweeps", "2"}}};
+      for (const Knobs& knobs : variants) {
+        const Graph solved = bench.run("gptq", g, knobs);
+        CHECK(output_error(plain, solved, held) < 0.7 * nearest);
+        Threads three(3);
+        Journal journal;
+        for (const NodeId n : solved.nodes()) {
+          if (solved[n].op != "MatMul") continue;
+          const QuantSpec& spec = *solved[n].inputs[1].quant;
+          CHECK(spec.codes.shape() == solved[solved[n].inputs[1].value].data.shape());
+        }
+      }
+      CHECK(bench.count("layer") == 7 * 3);
+    }
+  }
+}
+
+TEST_CASE("gptq: inputs that are all alike or missing are told, and codes are there all the same") {
+  Graph g = network();
+  decide(g, small_weights(number::int4, {Grain::Kind::groups, 0, 16, 0}, true));
+  std::vector<Feeds> zeros{{{g.inputs[0], Tensor(DType::f32, {16, 48})}}};
+  PassBench bench(std::make_shared<FixedData>(zeros));
+  const Graph solved = bench.run("gptq", g);
+  for (const NodeId n : solved.nodes()) {
+    if (solved[n].op == "MatMul") CHECK_FALSE(solved[n].inputs[1].quant->codes.empty());
+  }
+  CHECK(bench.count("warning") >= 3);  // fewer rows than columns
+  PassBench none;
+  CHECK(message_of(Code::calibration, [&] { none.run("gptq", g); }).find("there are no data") != std::string::npos);
+}
+
+TEST_CASE("gptq: a weight that two nodes share is decided once, for the inputs of both") {
+  Graph g = graph_of(R"(g (float[16, 32] x) => (float[16, 32] y) < float[1] w = {1.0} >
+    { h = MatMul (x, w) r = Relu (h) y = MatMul (r, w) })");
+  g[*g.find_value("w")].data = normal({32, 32}, "w", 0.2);
+  g[*g.find_value("w")].type.shape = {32, 32};
+  decide(g, small_weights(number::int4, {Grain::Kind::groups, 0, 16, 0}, true));
+  PassBench bench(std::make_shared<FixedData>(correlated(g, 16, 32, 8)));
+  const Graph solved = bench.run("gptq", g);
+  const auto nodes = solved.nodes();
+  CHECK(solved[nodes[0]].inputs[1].quant == solved[nodes[2]].inputs[1].quant);
+  CHECK_FALSE(solved[nodes[0]].inputs[1].quant->codes.empty());
+  REQUIRE(bench.count("layer") == 1);
+}
