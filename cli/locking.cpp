@@ -148,8 +148,9 @@ void add_constant(LockedUse& row, const QuantSpec& decided, const Tensor& data, 
   row.scale = numbers_of(spec.scale);
   row.zero_point = numbers_of(spec.zero_point);
   row.second_scale = numbers_of(spec.second_scale);
+  row.scale_mean = numbers_of(spec.scale_mean);
   row.minimum = numbers_of(spec.minimum);
-  const Tensor coded = dequantize(spec.codes, spec);
+  const Tensor coded = fake_quantize(x, spec);
   if (const auto db = error_db(x, coded)) row.sqnr_db = rounded(*db);
   if (reader == nullptr || !row.sqnr_db) return;
   if (const auto db = outputs(*reader, row, x, coded)) row.output_db = rounded(*db);
@@ -163,6 +164,7 @@ LockedUse row_of(const Graph& graph, const std::string& node, int input, const U
   row.tensor = graph[use.value].name;
   row.format = spec.is_bias ? "int32" : std::string(spec.format->name);
   if (spec.scale_format) row.scale_format = spec.scale_format->name;
+  if (spec.alternative) row.alternative = spec.alternative->name;
   row.grain = spec.grain;
   row.symmetric = spec.symmetric;
   row.narrow = spec.narrow;
@@ -171,6 +173,7 @@ LockedUse row_of(const Graph& graph, const std::string& node, int input, const U
   row.scale = numbers_of(spec.scale);
   row.zero_point = numbers_of(spec.zero_point);
   row.second_scale = numbers_of(spec.second_scale);
+  row.scale_mean = numbers_of(spec.scale_mean);
   row.minimum = numbers_of(spec.minimum);
   return row;
 }

@@ -191,6 +191,7 @@ LockedUse use_of(const Reader& r) {
   u.tensor = r.text("tensor");
   u.format = r.text("format");
   u.scale_format = r.text("scale_format", false);
+  u.alternative = r.text("alternative", false);
   u.grain = r.grain();
   u.symmetric = r.flag("symmetric");
   u.narrow = r.flag("narrow");
@@ -198,6 +199,7 @@ LockedUse use_of(const Reader& r) {
   u.is_bias = r.flag("bias");
   u.scale = r.numbers("scale");
   u.second_scale = r.numbers("second_scale");
+  u.scale_mean = r.numbers("scale_mean");
   u.zero_point = r.numbers("zero_point");
   u.minimum = r.numbers("minimum");
   u.steps = r.words("steps");
@@ -218,13 +220,15 @@ Json json_of(const LockedUse& u) {
   Json row = Json::object();
   row.set("node", u.node).set("input", u.input).set("tensor", u.tensor).set("format", u.format);
   if (!u.scale_format.empty()) row.set("scale_format", u.scale_format);
+  if (!u.alternative.empty()) row.set("alternative", u.alternative);
   row.set("grain", grain_json(u.grain));
   for (const auto& [name, flag] : {std::pair{"symmetric", u.symmetric}, std::pair{"narrow", u.narrow},
                                    std::pair{"dynamic", u.dynamic}, std::pair{"bias", u.is_bias}}) {
     if (flag) row.set(name, true);
   }
   for (const auto& [name, numbers] : {std::pair{"scale", &u.scale}, std::pair{"second_scale", &u.second_scale},
-                                      std::pair{"zero_point", &u.zero_point}, std::pair{"minimum", &u.minimum}}) {
+                                      std::pair{"scale_mean", &u.scale_mean}, std::pair{"zero_point", &u.zero_point},
+                                      std::pair{"minimum", &u.minimum}}) {
     if (numbers->count > 0) row.set(name, numbers_json(*numbers));
   }
   row.set("steps", words_json(u.steps));

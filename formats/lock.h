@@ -66,10 +66,10 @@ struct LockedUse {
   std::string node;    // empty: an output of the graph, the one at `input`
   int input = 0;       // -1 - i: the i-th value that bodies of the node capture
   std::string tensor;  // name of the value
-  std::string format, scale_format;
+  std::string format, scale_format, alternative;
   Grain grain;
   bool symmetric = true, narrow = false, dynamic = false, is_bias = false;
-  LockedNumbers scale, second_scale, zero_point, minimum;
+  LockedNumbers scale, second_scale, scale_mean, zero_point, minimum;
   std::vector<std::string> steps;  // that decided it, in order; the last one had the last word
   bool fed_back = false;           // codes make up for the errors of others: not the nearest ones by themselves
   int rule = 0;                    // of the recipe, counted from 1; 0: the step's own knobs

@@ -128,10 +128,17 @@ bool same_attribute(const Attr& a, const Attr& b) { return same(a, b); }
 bool same_decision(const Quant& a, const Quant& b) {
   if (a == b) return true;
   if (!a || !b) return false;
-  return a->format == b->format && a->scale_format == b->scale_format && a->grain == b->grain &&
+  const auto all = tensors_of(*a), others = tensors_of(*b);
+  return a->format == b->format && a->scale_format == b->scale_format && a->alternative == b->alternative &&
+         a->grain == b->grain && a->rule == b->rule && a->second_group == b->second_group &&
          a->symmetric == b->symmetric && a->narrow == b->narrow && a->dynamic == b->dynamic &&
-         a->is_bias == b->is_bias && same(a->scale, b->scale) && same(a->second_scale, b->second_scale) &&
-         same(a->zero_point, b->zero_point) && same(a->minimum, b->minimum) && same(a->codes, b->codes);
+         a->is_bias == b->is_bias && a->range_axis == b->range_axis &&
+         std::equal(all.begin(), all.end(), others.begin(),
+                    [](const Tensor* x, const Tensor* y) { return same(*x, *y); }) &&
+         std::equal(a->ranges.begin(), a->ranges.end(), b->ranges.begin(), b->ranges.end(),
+                    [](const IndexRange& x, const IndexRange& y) {
+                      return x.begin == y.begin && x.end == y.end && same_decision(x.quant, y.quant);
+                    });
 }
 
 Changes changes_between(const Graph& before, const Graph& after) {

@@ -189,6 +189,10 @@ QuantSpec resolved(const QuantSpec& spec, const Tensor& data) {
   const Tensor x = to_f32(data);
   QuantSpec full = with_scales(spec, x);
   if (full.codes.empty()) full.codes = quantize(x, full);
+  if (full.second_scale.empty() && full.scale_mean.empty()) return full;
+  full.scale = Tensor::of<float>(full.scale.shape(), std::span<const float>(effective_scales(full)));
+  full.second_scale = full.scale_mean = Tensor();
+  full.second_group = 0;
   return full;
 }
 

@@ -69,7 +69,8 @@ class Lowering {
   std::set<std::string, std::less<>> names_;
 };
 
-/// `spec` with scales and codes for constant `data`: what is missing is taken from the data, nearest codes.
+/// `spec` with scales and codes for constant `data`: what is missing is taken from the data, nearest codes. Both levels
+/// of scales are multiplied out.
 QuantSpec resolved(const QuantSpec& spec, const Tensor& data);
 /// The ONNX element type that stores the codes: the format's own, or the 8-bit integer that holds it (int7).
 DType storage_type(const NumberFormat& format);

@@ -84,7 +84,7 @@ const Use* input(const Node& node, std::size_t i) {
 
 bool is_small_integer(const QuantSpec& s) {
   return s.format != nullptr && s.format->is_integer && s.format->bits <= 8 && !s.is_bias && s.minimum.empty() &&
-         s.second_scale.empty() && (s.scale_format == nullptr || !s.scale.empty());
+         s.ranges.empty() && s.second_scale.empty() && (s.scale_format == nullptr || !s.scale.empty());
 }
 
 bool is_known_f32(const Graph& g, ValueId v) {

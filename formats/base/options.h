@@ -15,12 +15,15 @@
 namespace qtool {
 
 struct NumberFormat;
+struct Scheme;
 
 /// One declared knob: where its value lives, what it means, which values are legal.
 struct Knob {
   std::string_view name;
   std::string_view help;
-  std::variant<bool*, std::int64_t*, double*, std::string*, std::vector<std::string>*, const NumberFormat**> slot;
+  std::variant<bool*, std::int64_t*, double*, std::string*, std::vector<std::string>*, const NumberFormat**,
+               const Scheme**>
+      slot;
   double lowest = -std::numeric_limits<double>::infinity();  // numbers: inclusive bounds
   double highest = std::numeric_limits<double>::infinity();
   std::vector<std::string_view> choices;  // strings: the legal words; empty: any
@@ -44,6 +47,9 @@ class Options {
     visit({name, help, &slot, 0, 0, {}});
   }
   void operator()(std::string_view name, const NumberFormat*& slot, std::string_view help) {
+    visit({name, help, &slot, 0, 0, {}});
+  }
+  void operator()(std::string_view name, const Scheme*& slot, std::string_view help) {
     visit({name, help, &slot, 0, 0, {}});
   }
 

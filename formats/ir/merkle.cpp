@@ -29,10 +29,14 @@ Digest quant(const QuantSpec& spec) {
   h.text("quant");
   h.text(spec.format == nullptr ? std::string_view() : spec.format->name);
   h.text(spec.scale_format == nullptr ? std::string_view() : spec.scale_format->name);
+  h.text(spec.alternative == nullptr ? std::string_view() : spec.alternative->name);
   h.number(spec.grain.kind).number(spec.grain.axis).number(spec.grain.group).number(spec.grain.group2);
   h.number(spec.symmetric).number(spec.narrow).number(spec.dynamic).number(spec.is_bias);
-  for (const Tensor* t : {&spec.scale, &spec.second_scale, &spec.zero_point, &spec.minimum, &spec.codes}) {
-    h.digest(tensor(*t));
+  h.number(spec.rule).number(spec.second_group).number(spec.range_axis);
+  for (const Tensor* t : tensors_of(spec)) h.digest(tensor(*t));
+  for (const IndexRange& r : spec.ranges) {
+    h.number(r.begin).number(r.end).number(r.quant != nullptr);
+    if (r.quant) h.digest(quant(*r.quant));
   }
   return h.finish();
 }

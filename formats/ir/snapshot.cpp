@@ -137,10 +137,17 @@ struct Snapshots::Writer {
     const auto [at, first] = specs.try_emplace(q.get(), specs.size());
     place(at->second + 1);
     if (!first) return;
-    for (const NumberFormat* f : {q->format, q->scale_format}) out.text(f ? f->name : std::string_view());
+    for (const NumberFormat* f : {q->format, q->scale_format, q->alternative})
+      out.text(f ? f->name : std::string_view());
     out.number(q->grain.kind).number(q->grain.axis).number(q->grain.group).number(q->grain.group2);
+    out.number(q->rule).number(q->second_group).number(q->range_axis);
     out.number(q->symmetric).number(q->narrow).number(q->dynamic).number(q->is_bias);
-    for (const Tensor* t : {&q->scale, &q->second_scale, &q->zero_point, &q->minimum, &q->codes}) tensor(*t);
+    for (const Tensor* t : tensors_of(std::as_const(*q))) tensor(*t);
+    place(q->ranges.size());
+    for (const IndexRange& r : q->ranges) {
+      out.number(r.begin).number(r.end);
+      quant(r.quant);
+    }
   }
 
   void use(const Use& u) {
@@ -321,12 +328,22 @@ struct Snapshots::Reader {
     specs.push_back(q);
     q->format = format();
     q->scale_format = format();
+    q->alternative = format();
     q->grain.kind = in.choice(Grain::Kind::blocks);
     q->grain.axis = in.number<int>();
     q->grain.group = in.number<std::int64_t>();
     q->grain.group2 = in.number<std::int64_t>();
+    q->rule = in.choice(ScaleRule::four_over_six);
+    q->second_group = in.number<std::int64_t>();
+    q->range_axis = in.number<int>();
     for (bool* flag : {&q->symmetric, &q->narrow, &q->dynamic, &q->is_bias}) *flag = in.flag();
-    for (Tensor* t : {&q->scale, &q->second_scale, &q->zero_point, &q->minimum, &q->codes}) *t = tensor();
+    for (Tensor* t : tensors_of(*q)) *t = tensor();
+    q->ranges.resize(size());
+    for (IndexRange& r : q->ranges) {
+      r.begin = in.number<std::int64_t>();
+      r.end = in.number<std::int64_t>();
+      r.quant = quant();
+    }
     return q;
   }
 

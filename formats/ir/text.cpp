@@ -181,11 +181,18 @@ std::string quant_text(const QuantSpec& spec) {
   out += " " + grain_text(spec.grain);
   if (spec.dynamic) out += " dynamic";
   if (spec.is_bias) out += " bias";
+  if (spec.rule != ScaleRule::range) out += " rule=" + std::string(name_of(spec.rule));
+  if (spec.alternative != nullptr) out += " or " + std::string(spec.alternative->name);
   if (!spec.scale.empty()) out += " scale=" + few(spec.scale);
   if (!spec.second_scale.empty()) out += " second_scale=" + few(spec.second_scale);
+  if (!spec.scale_mean.empty()) out += " scale_mean=" + few(spec.scale_mean);
   if (!spec.zero_point.empty()) out += " zp=" + few(spec.zero_point);
   if (!spec.minimum.empty()) out += " min=" + few(spec.minimum);
   if (!spec.codes.empty()) out += " codes=" + short_hash(spec.codes);
+  for (const IndexRange& r : spec.ranges) {
+    out += " [" + std::to_string(r.begin) + ", " + std::to_string(r.end) + ") along axis " +
+           std::to_string(spec.range_axis) + ": " + (r.quant ? quant_text(*r.quant) : "float");
+  }
   return out;
 }
 

@@ -31,6 +31,7 @@ class Verifier {
   void check_provided(const Graph& graph);
   void check_constants(const Graph& graph);
   void check_quant(const Graph& graph, const Use& use, const std::string& where);
+  void check_ranges(const Graph& graph, const Use& use, const std::string& here);
 };
 
 void Verifier::check_names(const Graph& graph, const std::vector<std::string>* captured) {
@@ -127,6 +128,27 @@ void Verifier::check_constants(const Graph& graph) {
   }
 }
 
+void Verifier::check_ranges(const Graph& graph, const Use& use, const std::string& here) {
+  const QuantSpec& spec = *use.quant;
+  if (spec.ranges.empty()) return;
+  const Value& value = graph[use.value];
+  const Shape& x = value.data.empty() ? value.type.shape : value.data.shape();
+  if (spec.range_axis < 0 || spec.range_axis >= static_cast<int>(x.size())) {
+    refuse(here + " has index ranges along an axis that the value lacks");
+  }
+  const std::int64_t extent = x[static_cast<std::size_t>(spec.range_axis)];
+  std::int64_t last = 0;
+  for (const IndexRange& r : spec.ranges) {
+    if (r.begin < last || r.end <= r.begin || (extent >= 0 && r.end > extent)) {
+      refuse(here + " has index ranges that are not ascending parts of the axis");
+    }
+    if (r.quant && (r.quant->format == nullptr || !r.quant->ranges.empty())) {
+      refuse(here + " has an index range without a number format or with ranges of its own");
+    }
+    last = r.end;
+  }
+}
+
 void Verifier::check_quant(const Graph& graph, const Use& use, const std::string& where) {
   const QuantSpec& spec = *use.quant;
   const Value& value = graph[use.value];
@@ -134,8 +156,16 @@ void Verifier::check_quant(const Graph& graph, const Use& use, const std::string
   if (spec.format == nullptr) refuse(here + " has no number format");
   if (!spec.scale.empty()) {
     if (spec.scale.dtype() != DType::f32) refuse(here + " has scales that are not f32");
-    for (const float s : spec.scale.read<float>()) {
-      if (!std::isfinite(s) || s <= 0) refuse(here + " has a scale that is not positive and finite");
+    const bool either_sign = spec.alternative != nullptr || spec.rule == ScaleRule::full_range;
+    const std::int64_t second = spec.second_scale.count(), shared = spec.second_group, n = spec.scale.count();
+    const bool levels = shared > 0 ? second == (n + shared - 1) / shared : second == 1 || second == n;
+    if (!spec.second_scale.empty() && (!levels || spec.second_scale.dtype() != DType::f32)) {
+      refuse(here + " has second scales that do not fit its scales");
+    }
+    for (const float s : effective_scales(spec)) {
+      if (!std::isfinite(s) || !(either_sign ? s != 0 : s > 0)) {
+        refuse(here + " has a scale that is not positive and finite");
+      }
     }
     const Shape& x = value.data.empty() ? value.type.shape : value.data.shape();
     const bool known = !value.data.empty() || (value.type.known_rank && all_known(x));
@@ -150,6 +180,7 @@ void Verifier::check_quant(const Graph& graph, const Use& use, const std::string
   if (!spec.zero_point.empty() && spec.zero_point.shape() != spec.scale.shape()) {
     refuse(here + " has zero points that do not fit its scales");
   }
+  check_ranges(graph, use, here);
   if (!spec.codes.empty() && !value.data.empty() && spec.codes.shape() != value.data.shape()) {
     refuse(here + " has codes of another shape than the value");
   }

@@ -5,7 +5,7 @@
 #include <cmath>
 
 #include "formats/base/error.h"
-#include "formats/number/number.h"
+#include "formats/number/scheme.h"
 #include "recipes/reader/yaml.h"
 
 namespace qtool {
@@ -83,16 +83,25 @@ struct Assign {
   void operator()(const NumberFormat** slot) const {
     std::vector<std::string> names;
     for (const NumberFormat* format : numbers()) names.emplace_back(format->name);
+    *slot = named(names, find_number);
+  }
+  void operator()(const Scheme** slot) const {
+    std::vector<std::string> names;
+    for (const Scheme& scheme : schemes()) names.emplace_back(scheme.name);
+    *slot = named(names, find_scheme);
+  }
+  template <class T>
+  const T* named(const std::vector<std::string>& names, const T* (*find)(std::string_view)) const {
     if (!std::holds_alternative<std::string>(setting.value) || setting.null()) fail("a number format such as int8");
     const std::string& word = setting.scalar();
-    const NumberFormat* format = find_number(word);
-    if (!format) {
+    const T* found = find(word);
+    if (!found) {
       fail_at(setting.place,
               "unknown number format \"" + word + "\" for \"" + std::string(knob.name) + "\" in " + std::string(owner) +
                   did_you_mean(word, names),
               "number formats: " + listed(names));
     }
-    *slot = format;
+    return found;
   }
 };
 
@@ -132,6 +141,10 @@ struct Show {
   Json operator()(const NumberFormat* const* slot) const {
     type = "number format";
     return *slot ? Json((*slot)->name) : Json();
+  }
+  Json operator()(const Scheme* const* slot) const {
+    type = "number format";
+    return Json((*slot)->name);
   }
 };
 

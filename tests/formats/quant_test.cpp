@@ -4,14 +4,17 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
-#include <cstdio>
 #include <limits>
 #include <string>
 
 #include "formats/base/error.h"
 #include "formats/number/e8m0.h"
+#include "tests/formats/known_vector.h"
 
 using namespace qtool;
+using known::grouped;
+using known::hex_codes;
+using known::squared_error;
 
 namespace {
 
@@ -25,42 +28,6 @@ std::vector<int> signed_codes(const Tensor& codes) {
   return out;
 }
 
-/// The vector of number-formats.md section 6, `count` elements as [1, count].
-Tensor known_vector() {
-  Tensor x(DType::f32, {1, 32});
-  const auto out = x.write<float>();
-  for (int i = 0; i < 32; ++i) out[static_cast<std::size_t>(i)] = static_cast<float>((37 * i + 11) % 64 - 32) / 16.0f;
-  out[5] *= 4;
-  return x;
-}
-
-std::string hex_codes(const Tensor& codes, int digits, std::uint16_t mask) {
-  std::string out;
-  const Tensor values = to_f32(codes);
-  for (const float c : values.read<float>()) {
-    char text[8];
-    std::snprintf(text, sizeof text, "%0*X", digits, static_cast<unsigned>(static_cast<int>(c) & mask));
-    out += text;
-  }
-  return out;
-}
-
-double squared_error(const Tensor& a, const Tensor& b) {
-  double sum = 0;
-  for (std::size_t i = 0; i < a.read<float>().size(); ++i) {
-    const double d = static_cast<double>(a.read<float>()[i]) - b.read<float>()[i];
-    sum += d * d;
-  }
-  return sum;
-}
-
-QuantSpec grouped(const NumberFormat& format, std::int64_t group) {
-  QuantSpec s;
-  s.format = &format;
-  s.grain = {Grain::Kind::groups, 1, group, 0};
-  return s;
-}
-
 QuantSpec calibrated(QuantSpec s, const Tensor& x) {
   std::vector<float> low, high;
   ranges_of(x, s.grain, low, high);
@@ -71,7 +38,7 @@ QuantSpec calibrated(QuantSpec s, const Tensor& x) {
 }  // namespace
 
 TEST_CASE("number-formats 2: asymmetric and symmetric 4 bits") {
-  const Tensor x = known_vector();
+  const Tensor x = known::vector();
   QuantSpec s = grouped(number::uint4, 32);
   s.symmetric = false;
   s = calibrated(s, x);
@@ -90,7 +57,7 @@ TEST_CASE("number-formats 2: asymmetric and symmetric 4 bits") {
 }
 
 TEST_CASE("number-formats 6: block formats") {
-  const Tensor x = known_vector();
+  const Tensor x = known::vector();
   struct Row {
     const char* name;
     const NumberFormat* format;
@@ -145,7 +112,7 @@ TEST_CASE("number-formats 6: block formats") {
 }
 
 TEST_CASE("number-formats 6: NVFP4, with and without a tensor scale, and NF4") {
-  const Tensor x = known_vector();
+  const Tensor x = known::vector();
   QuantSpec s = grouped(number::e2m1, 16);
   s.scale_format = &number::e4m3;
   const QuantSpec two = calibrated(s, x);
