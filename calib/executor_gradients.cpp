@@ -27,9 +27,8 @@ Tensor straight_through(Tensor gradient, const Tensor& x, const QuantSpec& spec)
   const auto v = x32.read<float>(), h = high.read<float>(), l = low.read<float>();
   auto g = gradient.write<float>();
   for (std::size_t i = 0; i < g.size(); ++i) {
-    const float top = std::max(h[i], l[i]), bottom = std::min(h[i], l[i]);  // a negative scale turns them around
-    const float slack = (top - bottom) * half_step;
-    if (v[i] > top + slack || v[i] < bottom - slack) g[i] = 0;
+    const float slack = (h[i] - l[i]) * half_step;
+    if (v[i] > h[i] + slack || v[i] < l[i] - slack) g[i] = 0;
   }
   return gradient;
 }

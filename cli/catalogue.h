@@ -15,6 +15,8 @@ struct BackendDef;
 std::string passes_markdown();
 /// The table of docs/numbers.md: every number format, in the order of formats/number/list.inc.
 std::string numbers_markdown();
+/// The second table of docs/numbers.md: weights in every format and block format, with their error on normal numbers.
+std::string schemes_markdown();
 /// docs/targets/NAME.md: what the target is, what it runs in low precision, what it refuses, its emitter's options.
 std::string target_markdown(const BackendDef&);
 /// The tables of docs/recipes.md by name: sections, data, image, where, rules, steps, emit, gate.

@@ -23,15 +23,19 @@ struct Wish {
   std::string keep;               // "float": leave it alone
   std::string method = "static";  // "static", "dynamic", "weights"
   const NumberFormat* activations = &number::uint8;
-  const NumberFormat* weights = &number::int8;
+  const Scheme* weights = &scheme_of(number::int8);
   std::string grain = "channel";  // of weights: "tensor", "channel", "groups"
-  std::int64_t group = 32;        // weights that share a scale, for grain "groups"
+  std::int64_t group = 0;         // weights that share a scale, for grain "groups"; 0: as the scheme says, else 32
   bool symmetric = true;          // weights without zero points
   bool attention = true;          // products of two activations
   bool embeddings = false;        // tables that Gather reads
   bool exact_inside = false;      // method weights: float activations also inside the kernel
   bool only_faster = false;       // not what the target runs slower than in float
   void options(Options&);
+
+  /// Block formats have groups whatever the grain.
+  bool in_groups() const { return grain == "groups" || weights->group != 0; }
+  std::int64_t group_size() const { return group != 0 ? group : weights->group != 0 ? weights->group : 32; }
 };
 
 class Plan {

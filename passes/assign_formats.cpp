@@ -8,6 +8,7 @@
 //
 // Every node that computes on floats and stays float gets a "skip" with its reason.
 #include <algorithm>
+#include <cstdlib>
 
 #include "calib/one_sample.h"
 #include "calib/op.h"
@@ -23,10 +24,10 @@ void Wish::options(Options& o) {
   o("method", method, "which operands get fewer bits, and when their scales are chosen",
     {"static", "dynamic", "weights"});
   o("activations", activations, "number format of activations (static, dynamic)");
-  o("weights", weights, "number format of weights");
+  o("weights", weights, "number format of weights; method weights also takes block formats");
   o("grain", grain, "weights that share a scale: all of a tensor, an output channel, or a group along the inputs",
     {"tensor", "channel", "groups"});
-  o("group", group, "weights per group, for grain: groups", 1, 1 << 20);
+  o("group", group, "weights per group, for grain: groups; 0: as many as a block format has, else 32", 0, 1 << 20);
   o("symmetric", symmetric, "weights without zero points");
   o("attention", attention, "quantize products of two activations too (static)");
   o("embeddings", embeddings, "quantize tables that Gather reads too (weights)");
@@ -136,13 +137,14 @@ ValueId third_operand(const Node& product, std::string& why) {
 
 QuantSpec weight_spec(const Wish& wish, const Node& product, const Shape& weight, bool seven_bits) {
   QuantSpec spec;
-  spec.format = seven_bits && wish.weights == &number::int8 ? &number::int7 : wish.weights;
+  const NumberFormat* format = wish.weights->element;
+  spec.format = seven_bits && format == &number::int8 ? &number::int7 : format;
   spec.symmetric = wish.symmetric;
   // -128 is left out: negation stays exact (onnx-quantized.md section 3, Conventions).
   spec.narrow = wish.symmetric && spec.format->lowest < 0;
   const int k = product.op == "Conv" ? 1 : reduction_axis(product);
   if (wish.grain == "groups") {
-    spec.grain = {Grain::Kind::groups, k, wish.group, 0};
+    spec.grain = {Grain::Kind::groups, k, wish.group_size(), 0};
   } else if (wish.grain == "channel" && weight.size() >= 2 && (weight.size() == 2 || product.op == "Conv")) {
     spec.grain = {Grain::Kind::axis, 1 - k, 0, 0};
   }
@@ -206,6 +208,7 @@ class AssignFormats final : public Pass {
   assign::Plan decide(Graph& graph, PassContext& ctx) const {
     assign::Plan plan(graph, ctx, wish_, wants_speed(ctx) ? slower_nodes(graph, ctx) : std::set<NodeId>{});
     refuse_methods(plan);
+    refuse_formats(plan);
     assign_all(plan);
     explain_rest(plan);
     return plan;
@@ -234,6 +237,41 @@ class AssignFormats final : public Pass {
                     "method " + std::string(method) + " is not for " + plan.ctx.target.name + ": " + std::string(why));
       }
     }
+  }
+
+  /// Weights in a format that no kernel reads are refused before any work, with the nearest one that some kernel reads.
+  /// Plain integers are what recipes for several targets name: where they have no kernel, layers stay float.
+  static void refuse_formats(const assign::Plan& plan) {
+    const Target& target = plan.ctx.target;
+    std::vector<std::string_view> known;
+    for (const Ability& row : target.abilities) {
+      if (row.role == Role::weight_only)
+        known.insert(known.end(), row.weight_formats.begin(), row.weight_formats.end());
+    }
+    if (known.empty()) return;
+    for (const NodeId n : plan.graph.nodes()) {
+      const Scheme& wished = *plan.wish(n).weights;
+      if (wished.element->is_integer && wished.scale == nullptr && wished.element->bits <= 8) continue;
+      if (!plan.wants(n, "weights") || std::find(known.begin(), known.end(), wished.name) != known.end()) continue;
+      if (target.find(plan.graph[n], Role::weight_only) == nullptr) continue;
+      const std::string why = wished.alternative != nullptr || (!wished.element->onnx && !wished.element->is_integer)
+                                  ? "ONNX has no type for its codes"
+                                  : target.runtime + " has no kernel that reads such weights";
+      const std::string instead(nearest_scheme(wished, known));
+      throw Error(Code::usage, "weights in " + std::string(wished.name) + " are not for " + target.name + ": " + why,
+                  "the nearest format that it runs is " + instead + ": `weights: " + instead + "`");
+    }
+  }
+
+  /// Of as many bits as wished for, or nearly; of those one of the same kind, integers or not; the first of several.
+  static std::string_view nearest_scheme(const Scheme& wished, const std::vector<std::string_view>& known) {
+    const auto distance = [&](std::string_view name) {
+      const Scheme& other = *find_scheme(name);
+      const bool kind = other.element->is_integer != wished.element->is_integer;
+      return std::pair(std::abs(other.element->bits - wished.element->bits), kind);
+    };
+    return *std::min_element(known.begin(), known.end(),
+                             [&](std::string_view a, std::string_view b) { return distance(a) < distance(b); });
   }
 
   static void assign_all(assign::Plan& plan) {

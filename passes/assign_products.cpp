@@ -38,7 +38,7 @@ std::int64_t group_for(const Wish& wish, const Ability& row, std::int64_t k, std
     const auto found = std::find_if(row.groups.begin(), row.groups.end(), [&](std::int64_t g) { return g >= n; });
     return found == row.groups.end() ? 0 : *found;
   };
-  if (wish.grain != "groups") {
+  if (!wish.in_groups()) {
     const std::int64_t whole = at_least(k);
     if (whole == 0) {
       why = "the kernel shares a scale among at most " + std::to_string(row.groups.back()) +
@@ -46,13 +46,13 @@ std::int64_t group_for(const Wish& wish, const Ability& row, std::int64_t k, std
     }
     return whole;
   }
-  if (std::find(row.groups.begin(), row.groups.end(), wish.group) == row.groups.end()) {
+  if (std::find(row.groups.begin(), row.groups.end(), wish.group_size()) == row.groups.end()) {
     why = "the kernel takes groups of";
     for (const std::int64_t g : row.groups) why += " " + std::to_string(g);
-    why += ", not " + std::to_string(wish.group);
+    why += ", not " + std::to_string(wish.group_size());
     return 0;
   }
-  return std::min(wish.group, at_least(std::min(k, wish.group)));  // no padding beyond one short group
+  return std::min(wish.group_size(), at_least(std::min(k, wish.group_size())));  // no padding beyond one short group
 }
 
 std::size_t packed_bytes(std::int64_t n, std::int64_t k, std::int64_t group, int bits, bool zero_points) {
@@ -83,28 +83,33 @@ void assign_weight_only(Plan& plan, NodeId n, const Ability& row) {
     const std::string_view unfit = row.unfit(node, plan.type(input(node, 0)).shape, data.shape());
     if (!unfit.empty()) return plan.skip(n, unfit);
   }
+  const Scheme& scheme = *wish.weights;
+  if (data.dtype() == DType::f16 && scheme.scale != nullptr) {
+    return plan.skip(n, "the scales of " + std::string(scheme.name) + " do not all fit float16, the type of the model");
+  }
   const int k_axis = table ? 1 : reduction_axis(node);
   const std::int64_t k = data.shape()[static_cast<std::size_t>(k_axis)];
   const std::int64_t columns = data.shape()[static_cast<std::size_t>(1 - k_axis)];
   std::string why;
   const std::int64_t group = group_for(wish, row, k, why);
   if (group == 0) return plan.skip(n, why);
-  if (row.whole_groups && k % group != 0) {
+  const bool book = !scheme.element->is_integer && !scheme.element->onnx;  // MatMulBnb4 and its like
+  if (book && data.dtype() != DType::f32) return plan.skip(n, "the kernel of code books computes in float32");
+  if ((row.whole_groups || book) && k % group != 0) {
     return plan.skip(n, "the kernel takes whole groups, and " + std::to_string(group) + " does not divide " +
                             std::to_string(k) + " weights");
   }
-  const int bits = wish.weights->bits <= 2 ? 2 : wish.weights->bits <= 4 ? 4 : 8;
+  const int bits = scheme.element->bits <= 2 ? 2 : scheme.element->bits <= 4 ? 4 : 8;
   if (table && k * bits % 8 != 0) return plan.skip(n, "a row of the table does not fill whole bytes");
   if (packed_bytes(columns, k, group, bits, !wish.symmetric) >= data.size_bytes()) {
     return plan.skip(n, "codes and scales would take more room than the float weights");
   }
 
-  QuantSpec spec;
-  spec.format = wish.weights;
-  spec.symmetric = wish.symmetric;
-  spec.grain = {Grain::Kind::groups, k_axis, group, 0};
+  QuantSpec spec = spec_of(scheme, {Grain::Kind::groups, k_axis, group, 0});
+  spec.symmetric = wish.symmetric || scheme.scale != nullptr || !scheme.element->is_integer;
   weight.quant = shared(spec);
-  if (!table && plan.ctx.target.arithmetic.quantizes_inside(bits, group) && !wish.exact_inside) {
+  if (!table && scheme.element->is_integer && plan.ctx.target.arithmetic.quantizes_inside(bits, group) &&
+      !wish.exact_inside) {
     // The kernel rounds activations to 8 bits per block of K as it reads them.
     const auto rank = plan.rank(node.inputs[0].value);
     QuantSpec x;
@@ -134,7 +139,7 @@ void assign_dynamic(Plan& plan, NodeId n, const Ability& row) {
     return plan.skip(n, "the kernel computes in float32, the weight is " + std::string(name_of(data.dtype())));
   }
   if (wish.grain == "groups") return plan.skip(n, "the kernel has one weight scale per column; use grain: channel");
-  if (!wish.symmetric && wish.weights->lowest < 0) {
+  if (!wish.symmetric && wish.weights->element->lowest < 0) {
     return plan.skip(n, "signed weights have no zero points here; use symmetric: true");
   }
   const std::int64_t columns = data.shape()[static_cast<std::size_t>(1 - reduction_axis(node))];

@@ -3,14 +3,14 @@
 //
 // Works on every use of a constant that has a decision without codes. Scales that are there already (learned by an
 // earlier pass) stay. `clip: mse` shrinks the range of each scale by the ratio that loses least in the mean square
-// (gptq.md 4.2). Biases get no codes, since scale and codes follow from activation and weight; but a bias that int32
-// cannot hold enlarges the scale of its weights first (onnx-quantized.md section 3, Conventions).
+// (gptq.md 4.2); block formats have rules of their own (number-formats.md sections 5 and 7), and `scale_rule` names
+// one. Biases get no codes, since scale and codes follow from activation and weight; but a bias that int32 cannot hold
+// enlarges the scale of its weights first (onnx-quantized.md section 3, Conventions).
 #include <algorithm>
-#include <array>
 #include <cmath>
-#include <limits>
 #include <map>
 #include <string>
+#include <tuple>
 
 #include "formats/base/error.h"
 #include "formats/ir/absent.h"
@@ -26,10 +26,6 @@ namespace {
 
 constexpr float largest_bias = 2147483647.0F;
 
-/// Steps of the clip search: ratios 1, 0.98, ..., 0.52. A finer or longer walk gains less than two percent.
-constexpr int clip_steps = 25;
-constexpr float clip_step = 0.02F;
-
 void refuse_if_not_finite(const Graph& graph, NodeId node, ValueId v, const Tensor& x) {
   const auto values = x.read<float>();
   const auto bad = std::find_if(values.begin(), values.end(), [](float w) { return !std::isfinite(w); });
@@ -40,28 +36,16 @@ void refuse_if_not_finite(const Graph& graph, NodeId node, ValueId v, const Tens
               "keep that node in float, or repair the model");
 }
 
-/// Scales as float16 stores them, never zero; zero points follow.
-void round_to_half(QuantSpec& spec, std::span<const float> low) {
-  Tensor rounded = to_f32(from_f32(spec.scale, DType::f16));
-  const auto scale = rounded.write<float>();
-  for (float& s : scale) s = std::clamp(s, 0x1p-14F, 65504.0F);  // subnormals: runtimes may flush them to zero
-  spec.scale = rounded;
-  if (spec.symmetric || spec.zero_point.empty()) return;
-  const float bottom = spec.format->lowest + (spec.narrow ? 1.0F : 0.0F);
-  const auto zero = spec.zero_point.write<std::int32_t>();
-  for (std::size_t i = 0; i < zero.size(); ++i) {
-    const float z = std::nearbyint(bottom - std::min(low[i], 0.0F) / scale[i]);
-    zero[i] = static_cast<std::int32_t>(std::clamp(z, bottom, spec.format->highest));
-  }
-}
-
 class RoundNearest final : public Pass {
-  std::string clip_ = "minmax", scale_format_ = "auto";
+  std::string clip_ = "minmax", scale_format_ = "auto", scale_rule_ = "auto";
 
  public:
   void options(Options& o) override {
     o("clip", clip_, "range of a scale: all of it, or the part with the least squared error", {"minmax", "mse"});
     o("scale_format", scale_format_, "precision of scales; auto: that of the weights", {"auto", "f32", "f16"});
+    o("scale_rule", scale_rule_,
+      "how a scale is chosen, where the rule fits the format of scales; auto: as the number format says",
+      {"auto", "range", "full_range", "floor", "even", "ceil", "rceil", "search", "four_over_six"});
   }
 
   void run(Graph& graph, PassContext& ctx) override {
@@ -94,7 +78,8 @@ class RoundNearest final : public Pass {
         forecast.doubts.push_back({"round_nearest", "zero points of \"" + graph[use.value].name + "\" depend on it",
                                    most_bytes_of_zeros(*spec, graph[use.value].name), 0});
       }
-      forecast.weights.push_back({clip_ == "mse" ? "search" : "round", data.count()});
+      forecast.weights.push_back(
+          {clip_ == "mse" || rule_for(*use.quant) == ScaleRule::search ? "search" : "round", data.count()});
       decided.push_back(std::move(spec));
     }
     share(graph, uses, decided);
@@ -135,6 +120,7 @@ class RoundNearest final : public Pass {
   /// find, or where other runs may want them.
   Quant known_or_rounded(const Graph& graph, const Links::Consumer& place, const Keeping& keeping) const {
     Kept* kept = keeping.kept;
+    if (!use_at(graph, place).quant->ranges.empty()) return round(graph, place);
     if (!kept || !(kept->cache() || (kept->work() && clip_ == "mse"))) return round(graph, place);
     const Use& use = use_at(graph, place);
     const Tensor& data = graph[use.value].data;
@@ -149,7 +135,7 @@ class RoundNearest final : public Pass {
     auto spec = std::make_shared<QuantSpec>(*use.quant);
     spec->dynamic = false;
     const auto read = [&](ByteReader& in, const Store::Entry&) {
-      for (Tensor* t : found_by_rounding(*spec)) *t = read_tensor(in);
+      for (Tensor* t : tensors_of(*spec)) *t = read_tensor(in);
       const bool fits = spec->codes.dtype() == code_type(*spec->format) && spec->codes.shape() == data.shape();
       if (!fits) ByteReader::fail();
     };
@@ -157,13 +143,9 @@ class RoundNearest final : public Pass {
     const Quant rounded = round(graph, place);
     kept->keep("codes", key, about, [rounded](ByteWriter& out, const Store&) {
       QuantSpec all = *rounded;
-      for (const Tensor* t : found_by_rounding(all)) write_tensor(out, *t);
+      for (const Tensor* t : tensors_of(std::as_const(all))) write_tensor(out, *t);
     });
     return rounded;
-  }
-
-  static std::array<Tensor*, 5> found_by_rounding(QuantSpec& spec) {
-    return {&spec.scale, &spec.second_scale, &spec.zero_point, &spec.minimum, &spec.codes};
   }
 
   Quant round(const Graph& graph, const Links::Consumer& place) const {
@@ -171,44 +153,59 @@ class RoundNearest final : public Pass {
     const Tensor& data = graph[use.value].data;
     const Tensor x = to_f32(data);
     refuse_if_not_finite(graph, place.node, use.value, x);
-    auto spec = std::make_shared<QuantSpec>(*use.quant);
-    spec->dynamic = false;
-    if (spec->scale.empty()) {
-      const bool half = scale_format_ == "f16" || (scale_format_ == "auto" && data.dtype() == DType::f16);
-      std::vector<float> low, high;
-      ranges_of(x, spec->grain, low, high);
-      if (clip_ == "mse") search_clip(*spec, x, low, high, half);
-      choose(*spec, low, high, x.shape(), half);
+    QuantSpec spec = *use.quant;
+    spec.dynamic = false;
+    const bool half = scale_format_ == "f16" || (scale_format_ == "auto" && data.dtype() == DType::f16);
+    return std::make_shared<const QuantSpec>(rounded(std::move(spec), x, half));
+  }
+
+  /// Scales by the rule of the spec or of the recipe, codes to nearest.
+  QuantSpec rounded(QuantSpec spec, const Tensor& x, bool half) const {
+    if (spec.scale.empty()) {
+      const auto [rule, scale_format, second] = std::tuple(spec.rule, spec.scale_format, spec.second_scale);
+      spec.rule = rule_for(spec);
+      if (half && (scale_format == nullptr || scale_format == &number::f16)) {  // one level of scales
+        spec.scale_format = &number::f16;
+        spec.second_scale = Tensor::scalar(1.0F);
+        choose_scales(spec, x);
+        spec.second_scale = second;
+      } else {
+        choose_scales(spec, x);
+      }
+      spec.scale_format = scale_format;
+      spec.rule = rule;
     }
-    spec->codes = quantize(x, *spec);
+    spec.codes = quantize(x, spec);
+    for (IndexRange& r : spec.ranges) {
+      if (!r.quant || !r.quant->codes.empty()) continue;
+      const Tensor part = part_of(x, spec.range_axis, r.begin, r.end);
+      r.quant = std::make_shared<const QuantSpec>(rounded(*r.quant, part, half));
+    }
     return spec;
   }
 
-  static void choose(QuantSpec& spec, std::span<const float> low, std::span<const float> high, const Shape& x,
-                     bool half) {
-    const NumberFormat* scales = spec.scale_format;
-    if (half && scales == &number::f16) spec.scale_format = nullptr;  // one level of scales, rounded below
-    set_scales(spec, low, high, x);
-    if (half && spec.scale_format == nullptr) round_to_half(spec, low);
-    spec.scale_format = scales;
-  }
-
-  /// Replaces every range by the shrunken one with the least squared error.
-  static void search_clip(const QuantSpec& spec, const Tensor& x, std::vector<float>& low, std::vector<float>& high,
-                          bool half) {
-    std::vector<float> best(low.size(), 1.0F), a(low.size()), b(low.size());
-    std::vector<double> least(low.size(), std::numeric_limits<double>::infinity());
-    QuantSpec candidate = spec;
-    for (int step = 0; step < clip_steps; ++step) {
-      const float ratio = 1.0F - clip_step * static_cast<float>(step);
-      for (std::size_t i = 0; i < low.size(); ++i) a[i] = low[i] * ratio, b[i] = high[i] * ratio;
-      choose(candidate, a, b, x.shape(), half);  // a second scale, once chosen for the whole range, stays
-      const std::vector<double> errors = squared_errors(x, fake_quantize(x, candidate), spec.grain);
-      for (std::size_t i = 0; i < errors.size(); ++i) {
-        if (errors[i] < least[i]) least[i] = errors[i], best[i] = ratio;
+  /// The rule asked for where it means something for the spec's scales, else the spec's own.
+  ScaleRule rule_for(const QuantSpec& spec) const {
+    const auto names = scale_rules();
+    const auto asked = std::find(names.begin(), names.end(), scale_rule_);
+    const bool powers = spec.scale_format == &number::e8m0;
+    if (asked != names.end()) {
+      const auto rule = static_cast<ScaleRule>(asked - names.begin());
+      const bool signed_codes = spec.symmetric && spec.format->is_integer && spec.format->lowest < 0 && !spec.narrow;
+      switch (rule) {
+        case ScaleRule::full_range:
+          if (signed_codes && spec.scale_format == nullptr) return rule;
+          break;
+        case ScaleRule::four_over_six:
+          if (spec.format == &number::e2m1 && !powers && spec.scale_format != nullptr) return rule;
+          break;
+        case ScaleRule::range:
+        case ScaleRule::search: return rule;
+        default:
+          if (powers) return rule;
       }
     }
-    for (std::size_t i = 0; i < low.size(); ++i) low[i] *= best[i], high[i] *= best[i];
+    return clip_ == "mse" && spec.rule == ScaleRule::range ? ScaleRule::search : spec.rule;
   }
 
   /// b / (s_x s_w) must fit int32, or s_w grows.

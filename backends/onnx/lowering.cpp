@@ -3,8 +3,10 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 
 #include "formats/base/error.h"
+#include "formats/ir/absent.h"
 
 namespace qtool::onnx_form {
 namespace {
@@ -189,6 +191,10 @@ QuantSpec resolved(const QuantSpec& spec, const Tensor& data) {
   const Tensor x = to_f32(data);
   QuantSpec full = with_scales(spec, x);
   if (full.codes.empty()) full.codes = quantize(x, full);
+  if (full.scale_format == &number::e8m0 && !is_absent(full.scale)) {
+    // Runtimes may flush subnormals to zero: what has the smallest power as its scale is nothing but zeros, or nearly.
+    for (float& s : full.scale.write<float>()) s = std::max(s, std::numeric_limits<float>::min());
+  }
   if (full.second_scale.empty() && full.scale_mean.empty()) return full;
   full.scale = Tensor::of<float>(full.scale.shape(), std::span<const float>(effective_scales(full)));
   full.second_scale = full.scale_mean = Tensor();

@@ -114,6 +114,7 @@ class WeightOnlyRule {
       const std::size_t at = node.op == "Gather" ? 0 : 1;
       const Quant spec = l_.quant(n, at);
       if (!spec || spec->grain.kind != Grain::Kind::groups || !l_.decided.is_constant(l_.input(n, at))) continue;
+      if (!spec->format->is_integer) continue;
       if (node.op == "Gather") gather(n, *spec);
       if (node.op == "MatMul" || node.op == "Gemm") product(n, *spec);
     }

@@ -12,6 +12,8 @@ constexpr std::int64_t per_axis_opset = 13;  // QuantizeLinear and DequantizeLin
 constexpr std::int64_t two_bit_opset = 25;   // ... and 2-bit codes
 
 std::int64_t opset_for(const QuantSpec& spec, std::int64_t groups) {
+  const bool in_blocks = spec.grain.kind == Grain::Kind::groups && !spec.format->is_integer && spec.format->onnx;
+  if (in_blocks) return blocked_opset;
   if (spec.grain.kind == Grain::Kind::groups) return groups;
   if (spec.dynamic) return contrib_opset;
   const int bits = bit_width(storage_type(*spec.format));

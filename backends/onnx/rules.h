@@ -37,7 +37,9 @@ std::vector<Ability> weight_only_rows(const std::vector<std::string_view>& weigh
 
 /// Weight codes in blocks along the reduction: MatMul and Gemm to MatMulNBits, Gather to GatherBlockQuantized.
 void lower_matmul_nbits(Lowering&);
-/// The same as DequantizeLinear with block_size before the product: standard operators only.
+/// MatMul and Gemm with weights in nf4 or fp4 in whole groups to MatMulBnb4.
+void lower_matmul_bnb4(Lowering&);
+/// MatMul and Gemm that no rule before it took: DequantizeLinear with block_size before the product.
 void lower_blocks(Lowering&);
 /// Static decisions: QuantizeLinear and DequantizeLinear pairs, which the runtime fuses into integer kernels.
 /// A MatMul with a float result becomes MatMulIntegerToFloat of com.microsoft unless `only_standard`.

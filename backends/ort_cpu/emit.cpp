@@ -20,6 +20,8 @@ class OrtCpuEmitter final : public Emitter {
   Graph lower(const Graph& decided, const Target& target, Journal& journal) override {
     return onnx_form::lowered(decided, target, journal, onnx_form::contrib_opset, [&](onnx_form::Lowering& l) {
       onnx_form::lower_matmul_nbits(l);
+      onnx_form::lower_matmul_bnb4(l);
+      onnx_form::lower_blocks(l);
       ort_cpu::lower_dynamic(l);
       onnx_form::lower_static(l, only_standard_ && form_ == "qdq");
       if (form_ == "qoperator") ort_cpu::fuse_pairs(l);
@@ -31,7 +33,7 @@ class OrtCpuEmitter final : public Emitter {
 
 namespace backend {
 const BackendDef ort_cpu{
-    "ort-cpu", "ONNX Runtime on the CPU: fused int8 kernels, 2- to 8-bit weights",
+    "ort-cpu", "ONNX Runtime on the CPU: fused int8 kernels, 2- to 8-bit weights, float8, nf4",
     "Measured: every row was seen in the optimized graph that ONNX Runtime 1.31 saves on a CPU with AVX-512 VNNI "
     "(tests/runtime repeats it), and so were the rates that estimates of speed rest on.",
     ort_cpu_target, make_emitter<OrtCpuEmitter>};

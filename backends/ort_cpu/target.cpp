@@ -8,7 +8,13 @@ namespace {
 
 const std::vector<std::string_view> activations{"uint8", "int8"};
 const std::vector<std::string_view> static_weights{"int8", "int7", "int6", "int5", "uint8"};
-const std::vector<std::string_view> blocked_weights{"int4", "int8", "int2", "int3", "uint4", "uint8", "uint2", "uint3"};
+/// MatMulNBits: 2, 4 and 8 bits, the widths between in the next larger one; MatMulBnb4: nf4 and fp4, with their scales
+/// in float32; DequantizeLinear before the product: float8. Scales that are powers of two are float32 in the file.
+const std::vector<std::string_view> blocked_weights{
+    "int4", "int8", "int2",  "uint4",    "uint8",    "uint2",      "int3",      "int5",
+    "int6", "int7", "uint3", "uint5",    "uint6",    "uint7",      "mxint8",    "bfp2",
+    "bfp3", "bfp4", "bfp5",  "bfp6",     "bfp7",     "bfp8",       "nf4",       "nf4_double",
+    "fp4",  "e4m3", "e5m2",  "e4m3fnuz", "e5m2fnuz", "mxfp8_e4m3", "mxfp8_e5m2"};
 
 Ability product(std::string_view op, std::string_view note) {
   return onnx_form::product_row(op, note, activations, static_weights);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "backends/verify/books.h"
 #include "backends/verify/match.h"
 #include "backends/verify/nearest.h"
 #include "backends/verify/operators.h"
@@ -68,6 +69,10 @@ class Against {
         coded(n, product ? 1 : 0, Coded::blocks(s_, n), n.input(product ? 1 : 0));
         continue;
       }
+      if (n.is("MatMulBnb4", "com.microsoft")) {
+        booked(n, Book::bnb4(s_, n), n.input(1));
+        continue;
+      }
       if (const auto slots = slots_of(n)) {
         fused(n, *slots);
         continue;
@@ -84,6 +89,10 @@ class Against {
     if (codes == nullptr || codes->type == i32) return;  // biases come with their products
     const Parameters p = s_.parameters(*dq, 1, 2);
     if (p.scale == nullptr) return;
+    if (i == 1 && is_product(n.op) && codes->type >= f8_first && codes->type <= f8_last) {
+      const std::int64_t axis = dq->integer("axis", 1), block = dq->integer("block_size", 0);
+      return booked(n, Book::float8(*codes, *p.scale, axis, block), codes->name);
+    }
     coded(n, i, Coded::tensor(*codes, *p.scale, p.zero, dq->integer("axis", 1), dq->integer("block_size", 0)),
           codes->name);
   }
@@ -144,6 +153,43 @@ class Against {
     ++out_.weights;
     out_.elements += near->count;
     if (weight) bias(n, was, *origin.scene, floats, coded.operator->());
+  }
+
+  /// The weight of a product in codes that are not evenly spaced.
+  void booked(const NodeView& n, const std::optional<Book>& book, std::string_view name) {
+    const Place origin = match_.origin(n, name);
+    if (!book) return open(n, name, "its codes cannot be unpacked");
+    if (!origin || !is_product(origin.node->op)) return open(n, name, "no product of the model has its name");
+    const NodeView& was = *origin.node;
+    const Floats floats = replay(*origin.scene, was, match_.folds(origin));
+    if (!floats.why.empty()) return open(n, name, floats.why);
+    const std::vector<std::int64_t>&rows = book->dims, &dims = floats.weight.dims;
+    const bool same = rows == dims,
+               turned = rows.size() == 2 && dims.size() == 2 && rows[0] == dims[1] && rows[1] == dims[0];
+    if (!same && !turned) return open(n, name, "its shape in the model differs");
+    const bool by_rows = was.op == "Gemm" && was.integer("transB", 0) != 0;
+    const bool transposed = turned && (!same || (n.op == "MatMulBnb4" && !by_rows));
+    std::vector<float> x = floats.weight.all();
+    if (transposed) {
+      const std::vector<float> from = x;
+      const auto height = static_cast<std::size_t>(dims[0]), width = static_cast<std::size_t>(dims[1]);
+      for (std::size_t r = 0; r < height; ++r) {
+        for (std::size_t c = 0; c < width; ++c) x[c * height + r] = from[r * width + c];
+      }
+    }
+    const Book::Wrong wrong = book->compare(x);
+    if (wrong.count > 0) {
+      const auto i = static_cast<std::size_t>(wrong.first);
+      findings_.add(n,
+                    "code " + std::to_string(book->codes[i]) + " of \"" + std::string(name) + "\" at element " +
+                        std::to_string(i) + " means " + std::to_string(book->values[book->codes[i]]) + ", and " +
+                        std::to_string(wrong.nearest) + " is the nearest to " + std::to_string(x[i]) + " at scale " +
+                        std::to_string(book->scale[i]) + " (" + std::to_string(wrong.count) + " of " +
+                        std::to_string(x.size()) + " codes are not the nearest)",
+                    round_again);
+    }
+    ++out_.weights;
+    out_.elements += static_cast<std::int64_t>(x.size());
   }
 
   void judge(const NodeView& n, const Nearness& near, std::string_view name) {

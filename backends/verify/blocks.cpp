@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Weights in blocks: MatMulNBits and GatherBlockQuantized, whose bytes the runtime takes as they are
+// Weights in blocks: MatMulNBits, MatMulBnb4 and GatherBlockQuantized, whose bytes the runtime takes as they are
 // (onnx-quantized.md section 4).
 #include "backends/verify/scene.h"
 
@@ -41,6 +41,27 @@ class Blocks {
     const TensorView* bias = s_.constant(n_, 5);
     if (bias != nullptr && bias->dims != std::vector<std::int64_t>{columns}) {
       add("its bias is not [N] but " + shape_text(bias->dims), "write it as a row of N numbers");
+    }
+  }
+
+  void book() const {
+    const std::int64_t k = n_.integer("K", 0), columns = n_.integer("N", 0), block = n_.integer("block_size", 0);
+    constexpr std::int64_t most = std::int64_t{1} << 30;
+    if (!block_fits(block, std::int64_t{1} << 20)) return;
+    if (k <= 0 || columns <= 0 || k > most || columns > most) return add("it has no K or N", "write both extents");
+    if (k % block != 0) add("its blocks reach from one column into the next", "use a block that divides K");
+    const TensorView* codes = needed(1, "weight");
+    const TensorView* scale = needed(2, "scale");
+    if (codes == nullptr || scale == nullptr) return;
+    if (codes->type != u8 || codes->count() != (k * columns + 1) / 2) {
+      add("its weight is not two codes per byte: " + counted(codes->count(), "byte") + " for " +
+              std::to_string(k * columns) + " codes",
+          "pack the first of two codes into the high bits");
+    }
+    check_scale(s_, n_, *scale);
+    if (scale->count() != (k * columns + block - 1) / block) {
+      add("it has " + counted(scale->count(), "scale") + " for " + std::to_string(k * columns / block) + " blocks",
+          "write one scale per block, column by column");
     }
   }
 
@@ -147,6 +168,7 @@ class Blocks {
 void check_blocks(const Scene& s) {
   for (const NodeView& n : s.graph.nodes) {
     if (n.is("MatMulNBits", "com.microsoft")) Blocks(s, n).product();
+    if (n.is("MatMulBnb4", "com.microsoft")) Blocks(s, n).book();
     if (n.is("GatherBlockQuantized", "com.microsoft")) Blocks(s, n).gather();
   }
 }

@@ -41,6 +41,8 @@ class Fusion {
   void gemm_zero_point(const NodeView& n) const {
     const NodeView* dq = s_.producer(n, 1, "DequantizeLinear");
     if (dq == nullptr || !dq->input(2).empty()) return;
+    const TensorView* codes = s_.constant(*dq, 0);
+    if (codes != nullptr && !is_code(codes->type)) return;  // float8 has no zero point, and is fused with nothing
     add(*dq, "a Gemm weight needs an explicit zero point to be fused", "write zeros");
   }
 
@@ -151,7 +153,7 @@ class Fusion {
     if (block != 0 && block < 16) {
       add(w, "blocks of " + std::to_string(block) + " have no kernel", "use blocks of 16 to 256");
     }
-    if (n.op == "Gemm" && n.integer("transB", 0) != 0) {
+    if (n.op == "Gemm" && n.integer("transB", 0) != 0 && is_code(codes.type)) {
       add(n, "a transposed weight is not fused and is dequantized for every call", "store the weight as [K, N]");
     }
     if (bits_of(codes.type) == 2 && codes.dims.size() == 2 && codes.dims[1] % 4 != 0) {

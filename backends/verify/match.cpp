@@ -47,8 +47,8 @@ bool can_become(std::string_view model_op, const NodeView& n) {
   if (n.op == model_op) return true;
   if (n.op == "QLinearConv") return model_op == "Conv";
   if (n.op == "GatherBlockQuantized") return model_op == "Gather";
-  if (n.op == "QGemm" || n.op == "QLinearMatMul" || n.op == "MatMulNBits" || n.op == "MatMulIntegerToFloat" ||
-      n.op == "DynamicQuantizeMatMul") {
+  if (n.op == "QGemm" || n.op == "QLinearMatMul" || n.op == "MatMulNBits" || n.op == "MatMulBnb4" ||
+      n.op == "MatMulIntegerToFloat" || n.op == "DynamicQuantizeMatMul") {
     return product;
   }
   return n.op.starts_with("QLinear") && n.op.substr(7) == model_op;

@@ -255,9 +255,13 @@ class Comparison {
     const auto below = [&](const Row& r, std::size_t i) { return r.x[i] / r.scale[i] + r.zero[i] < low - 0.51F; };
     const auto is_power = [](std::int64_t n) { return n > 0 && (n & (n - 1)) == 0; };
     const bool is_signed = range_of(coded_.type).first < 0;
+    // Signed codes may be stored as unsigned ones about the middle.
+    const std::int64_t middle = is_signed ? 0 : (range_of(coded_.type).second + std::int64_t{1}) / 2;
+    const std::int64_t lowest = range.lowest - middle, highest = range.highest - middle;
     const bool low_ends =
-        is_signed ? is_power(-range.lowest) || is_power(1 - range.lowest) : range.lowest == 0 || range.lowest == 1;
-    if (!is_power(range.highest + 1) && beyond(above)) {
+        is_power(-lowest) || is_power(1 - lowest) || (!is_signed && (range.lowest == 0 || range.lowest == 1));
+    const bool high_ends = is_power(highest + 1) || (!is_signed && is_power(range.highest + 1));
+    if (!high_ends && beyond(above)) {
       result_.range = "numbers are cut off at code " + std::to_string(range.highest) + ", which ends no format";
     } else if (!low_ends && beyond(below)) {
       result_.range = "numbers are cut off at code " + std::to_string(range.lowest) + ", which ends no format";

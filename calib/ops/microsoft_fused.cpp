@@ -201,16 +201,11 @@ void matmul_bnb4(const OpContext& c) {
   require(c.in(1).dtype() == DType::u8 && c.in(1).count() == (n * k + 1) / 2 &&
               scales.count() == (n * k + block - 1) / block,
           "the codes or the scales of MatMulBnb4 do not fit its weights");
-  // The values of bitsandbytes: thirds and their halves for FP4, quantiles of the normal distribution for NF4.
-  constexpr float fp4[8] = {0, 0.0052083333F, 0.6666667F, 1, 0.3333333F, 0.5F, 0.1666667F, 0.25F};
   std::vector<float> values(16);
-  if (c.attrs().get("quant_type", std::int64_t{0}) == 1) {
-    std::vector<std::uint16_t> codes;
-    for (std::uint16_t i = 0; i < 16; ++i) codes.push_back(i);
-    find_number("nf4")->decode(codes, values);
-  } else {
-    for (std::size_t i = 0; i < 16; ++i) values[i] = i < 8 ? fp4[i] : -fp4[i - 8];
-  }
+  std::vector<std::uint16_t> all(16);
+  for (std::uint16_t i = 0; i < 16; ++i) all[i] = i;
+  const bool normal = c.attrs().get("quant_type", std::int64_t{0}) == 1;
+  (normal ? number::nf4 : number::fp4).decode(all, values);
   Tensor b(DType::f32, {n, k});
   const auto to = b.write<float>();
   const auto codes = c.in(1).read<std::uint8_t>();

@@ -78,8 +78,8 @@ QuantSpec spec_of(const Scheme&, const Grain&);
 std::array<Tensor*, 6> tensors_of(QuantSpec&);
 std::array<const Tensor*, 6> tensors_of(const QuantSpec&);
 
-/// Scales with both levels multiplied out, in memory order; below zero where the alternative format is meant (or where
-/// the rule full_range chose so). Requires: scales are there.
+/// Scales with both levels multiplied out, in memory order; below zero where the alternative format is meant.
+/// Requires: scales are there.
 std::vector<float> effective_scales(const QuantSpec&);
 
 /// Elements with index [begin, end) along `axis`, and the same written back into `x`.

@@ -93,15 +93,18 @@ void set_integers_with_zeros(QuantSpec& spec, std::span<const float> low, std::s
   }
 }
 
-/// The number of largest magnitude becomes the lowest code; a positive one makes the scale negative.
+/// The number of largest magnitude becomes the lowest code. A positive one would make the scale negative; the same
+/// numbers come from zero point -1 and the codes 7 .. -8 for -8 .. 7, so that all scales stay positive.
 void set_full_range(QuantSpec& spec, std::span<const float> low, std::span<const float> high) {
   QTOOL_ENSURE(spec.symmetric && !spec.narrow && spec.format->is_integer && spec.format->lowest < 0,
                "the full range is that of signed integers without zero points");
+  spec.zero_point = Tensor(DType::i32, spec.scale.shape());
   const auto scale = spec.scale.write<float>();
+  const auto zero = spec.zero_point.write<std::int32_t>();
   for (std::size_t i = 0; i < scale.size(); ++i) {
-    const float extreme = high[i] > -low[i] ? high[i] : low[i];
-    const float s = extreme / spec.format->lowest;
-    scale[i] = extreme == 0 ? 1.0f : std::copysign(stored(std::max(std::fabs(s), smallest), spec.scale_format), s);
+    const float amax = largest(low, high, i);
+    scale[i] = amax == 0 ? 1.0f : stored(std::max(-amax / spec.format->lowest, smallest), spec.scale_format);
+    zero[i] = high[i] > -low[i] ? -1 : 0;
   }
 }
 
@@ -190,7 +193,7 @@ namespace {
 /// Multiples of the scale that amax gives, the first one first where errors tie.
 std::vector<float> ratios(const QuantSpec& spec) {
   if (spec.rule == ScaleRule::four_over_six) return {1.0f, 1.5f};
-  if (spec.rule != ScaleRule::search) return {1.0f};
+  if (spec.rule != ScaleRule::search || spec.second_group > 0) return {1.0f};  // scales of one block hang together
   if (spec.scale_format == &number::e8m0) return {1.0f, 2.0f, 0.5f};
   std::vector<float> all{1.0f};
   if (spec.scale_format == nullptr ||

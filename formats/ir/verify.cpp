@@ -156,14 +156,13 @@ void Verifier::check_quant(const Graph& graph, const Use& use, const std::string
   if (spec.format == nullptr) refuse(here + " has no number format");
   if (!spec.scale.empty()) {
     if (spec.scale.dtype() != DType::f32) refuse(here + " has scales that are not f32");
-    const bool either_sign = spec.alternative != nullptr || spec.rule == ScaleRule::full_range;
     const std::int64_t second = spec.second_scale.count(), shared = spec.second_group, n = spec.scale.count();
     const bool levels = shared > 0 ? second == (n + shared - 1) / shared : second == 1 || second == n;
     if (!spec.second_scale.empty() && (!levels || spec.second_scale.dtype() != DType::f32)) {
       refuse(here + " has second scales that do not fit its scales");
     }
     for (const float s : effective_scales(spec)) {
-      if (!std::isfinite(s) || !(either_sign ? s != 0 : s > 0)) {
+      if (!std::isfinite(s) || !(spec.alternative != nullptr ? s != 0 : s > 0)) {
         refuse(here + " has a scale that is not positive and finite");
       }
     }

@@ -15,7 +15,7 @@ namespace qtool {
 /// How a scale follows from the numbers that share it. amax: the largest magnitude; emax, highest: of the element.
 enum class ScaleRule : std::uint8_t {
   range,          // amax becomes the highest value; with scales e8m0: even
-  full_range,     // signed integers: the number of largest magnitude becomes the lowest code; scales may be negative
+  full_range,     // signed integers: the number of largest magnitude becomes the lowest code, or its mirror
   floor,          // e8m0: 2^(floor(log2 amax) - emax)                                     OCP MX 1.0
   even,           // e8m0: the same after rounding amax to the mantissa of the element
   ceil,           // e8m0: 2^(ceil(log2 amax) - emax)

@@ -215,7 +215,7 @@ TEST_CASE("recipes with mistakes") {
   refuses(head + "  - round_nearest: {clipp: x}\n",
           {"r.yaml:4:21: unknown key \"clipp\" in step \"round_nearest\"; did you mean \"clip\"?"});
   refuses(head + "  - assign_formats: {group: many}\n", {"r.yaml:4:29: \"group\" in", "a whole number, not \"many\""});
-  refuses(head + "  - assign_formats: {group: 0}\n", {"r.yaml:4:29: \"group\" in", "from 1 to"});
+  refuses(head + "  - assign_formats: {group: -1}\n", {"r.yaml:4:29: \"group\" in", "from 0 to"});
   refuses(head + "  - assign_formats: {group: 1, group: 2}\n", {"r.yaml:4:32: duplicate key \"group\""});
   refuses(head + "  - assign_formats\nemit: {from: qdq}\n", {"r.yaml:5:8: unknown key \"from\"", "\"form\""});
   refuses(head + "  - assign_formats\ndata: {pth: x}\n", {"r.yaml:5:8: unknown key \"pth\"", "\"path\""});

@@ -165,7 +165,7 @@ TEST_CASE("recipe diff resolves defaults and names steps, rules, knobs and order
                              "rules:\n  - where: {op: Conv}\n    keep: float\n");
   const std::string same =
       file("same.yaml",
-           "steps:\n  - assign_formats: {method: weights, group: 32, symmetric: true}\n    id: main\n"
+           "steps:\n  - assign_formats: {method: weights, group: 0, symmetric: true}\n    id: main\n"
            "  - round_nearest: {clip: minmax}\nrules:\n  - where: {op: [Conv]}\n    keep: float\n");
   const std::string b =
       file("b.yaml",
@@ -184,7 +184,7 @@ TEST_CASE("recipe diff resolves defaults and names steps, rules, knobs and order
     rows.push_back(row.find("section")->as_string() + "/" + row.find("key")->as_string() + " " + row.find("a")->dump() +
                    " " + row.find("b")->dump());
   }
-  CHECK(rows == std::vector<std::string>{"step main/group 32 64", "step round_nearest/clip \"minmax\" \"mse\"",
+  CHECK(rows == std::vector<std::string>{"step main/group 0 64", "step round_nearest/clip \"minmax\" \"mse\"",
                                          "rule 1/where {\"op\": [\"Conv\"]} null", "data/samples 0 20",
                                          "data/image.resize 0 32", "gate/size_ratio null 0.5",
                                          "step fold_constants/pass null \"fold_constants\"",

@@ -79,8 +79,9 @@ TEST_CASE("number-formats 2: the full range of symmetric integers") {
   QuantSpec s = grouped(number::int4, 4);
   s.rule = ScaleRule::full_range;
   s = chosen(s, x);
-  CHECK(s.scale.read<float>()[0] == -0.5f);
-  CHECK(hex_codes(quantize(x, s), 1, 15) == "E4A8");
+  CHECK(s.scale.read<float>()[0] == 0.5f);
+  CHECK(s.zero_point.read<std::int32_t>()[0] == -1);
+  CHECK(hex_codes(quantize(x, s), 1, 15) == "1B57");
   CHECK(fake_quantize(x, s).same_bytes(x));
 }
 

@@ -329,8 +329,32 @@ TEST_CASE("weights: refusals have reasons") {
   };
   CHECK(contains(why("MatMul (x, w)", {{"weights", "int4"}, {"grain", "groups"}, {"group", "48"}}),
                  "groups of 16 32 64 128 256, not 48"));
-  CHECK(contains(why("MatMul (x, w)", {{"weights", "e2m1"}, {"grain", "groups"}}), "not e2m1"));
+  CHECK_THROWS_WITH_AS(
+      why("MatMul (x, w)", {{"weights", "e2m1"}}),
+      "assign_formats: weights in e2m1 are not for ort-cpu: ONNX Runtime has no kernel that reads such weights", Error);
+  CHECK_THROWS_WITH_AS(why("MatMul (x, w)", {{"weights", "if4"}}),
+                       "assign_formats: weights in if4 are not for ort-cpu: ONNX has no type for its codes", Error);
   CHECK(contains(why("Gemm <transA = 1> (w, w)", {{"weights", "int4"}, {"grain", "groups"}}), "only with transA = 0"));
+}
+
+TEST_CASE("weights: block formats bring their groups, scales and rules") {
+  const std::string text =
+      "g (float[3,192] x) => (float[3,8] y) < " + weight("w", {192, 8}) + " > { y = MatMul (x, w) }";
+  const auto with = [&](Knobs knobs) {
+    knobs.insert(knobs.begin(), {"method", "weights"});
+    return assign(text, knobs);
+  };
+  const auto spec = [](const Assigned& a) { return *a.graph[a.graph.nodes()[0]].inputs[1].quant; };
+  const Assigned mx = with({{"weights", "mxfp8_e4m3"}});
+  CHECK(contains(mx.decisions, "w=e4m3/32"));
+  CHECK(spec(mx).scale_format == &number::e8m0);
+  CHECK(spec(mx).rule == ScaleRule::search);
+  CHECK(contains(with({{"weights", "bfp8"}}).decisions, "w=int8/16"));
+  CHECK(contains(with({{"weights", "bfp8"}, {"group", "64"}}).decisions, "w=int8/64"));
+  CHECK(spec(with({{"weights", "nf4_double"}})).second_group == double_group);
+  CHECK(contains(with({{"weights", "nf4"}, {"grain", "groups"}}).decisions, "w=nf4/32"));
+  CHECK(contains(with({{"weights", "nf4"}, {"grain", "groups"}, {"group", "128"}}).skips, "128 does not divide 192"));
+  CHECK(contains(with({{"weights", "int3"}, {"grain", "groups"}}).decisions, "w=int3/32"));
 }
 
 TEST_CASE("weights: a table is left alone unless asked for") {

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Weights in every number format that ONNX Runtime can carry: what it makes of the written file, beside our reading."""
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from tools import QTOOL, call, expect, quantize
+from whole_models import compare
+
+import subprocess
+
+#: Format: decibels of normal weights (docs/numbers.md), the operator that runs them.
+FORMATS = {
+    "int2": (5, "MatMulNBits"), "int3": (12, "MatMulNBits"), "int5": (25, "MatMulNBits"), "int6": (31, "MatMulNBits"),
+    "int7": (33, "MatMulNBits"), "uint3": (12, "MatMulNBits"), "mxint8": (35, "MatMulNBits"), "bfp4": (17, "MatMulNBits"),
+    "bfp8": (35, "MatMulNBits"), "nf4": (19, "MatMulBnb4"), "nf4_double": (19, "MatMulBnb4"), "fp4": (16, "MatMulBnb4"),
+    "e4m3": (29, "DequantizeLinear"), "e5m2": (23, "DequantizeLinear"), "e4m3fnuz": (29, "DequantizeLinear"),
+    "e5m2fnuz": (23, "DequantizeLinear"), "mxfp8_e4m3": (29, "DequantizeLinear"), "mxfp8_e5m2": (23, "DequantizeLinear"),
+}
+STORED = {"e4m3": 17, "e4m3fnuz": 18, "e5m2": 19, "e5m2fnuz": 20, "mxfp8_e4m3": 17, "mxfp8_e5m2": 19}
+#: What it cannot run, and the format that is offered instead.
+REFUSED = {"mxfp4": "nf4", "nvfp4": "nf4", "if4": "nf4", "e2m1": "nf4", "mxfp6_e2m3": "int6", "bfp16": "int8", "dynamic8": "e4m3"}
+
+
+def model(path, k, form, dtype=np.float32):
+    rng, make = np.random.default_rng(5), onnx.helper
+    kind = make.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    w = rng.standard_normal((24, k) if form == "Gemm" else (k, 24)).astype(dtype)
+    node = make.make_node("Gemm", ["x", "w", "b"], ["y"], transB=1) if form == "Gemm" else make.make_node("MatMul", ["x", "w"], ["y"])
+    constants = [numpy_helper.from_array(w, "w"), numpy_helper.from_array(rng.standard_normal(24).astype(dtype), "b")]
+    graph = make.make_graph([node], "g", [make.make_tensor_value_info("x", kind, ["N", k])],
+                            [make.make_tensor_value_info("y", kind, ["N", 24])], constants[: 2 if form == "Gemm" else 1])
+    onnx.save(make.make_model(graph, opset_imports=[make.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def check_weight_formats(suite):
+    rng = np.random.default_rng(6)
+    for name, (decibels, kernel) in FORMATS.items():
+        for form, dtype in (("MatMul", np.float32), ("Gemm", np.float32), ("MatMul", np.float16)):
+            half = dtype == np.float16
+            if half and name.startswith(("mx", "bfp", "nf4", "fp4")):
+                continue  # scales beyond float16, kernels for float32
+            with suite.case(f"{name} {form} {np.dtype(dtype)}") as folder:
+                source = model(folder / "float.onnx", 192, form, dtype)
+                settings = [f"assign_formats.weights={name}"] + (["assign_formats.symmetric=false"] if name[0] == "u" else [])
+                settings += ["assign_formats.group=0"]
+                written = quantize(source, "int4_weights", folder / "q.onnx", settings=settings)
+                feeds = {"x": rng.standard_normal((16, 192)).astype(dtype)}
+                compare(folder, source, written, feeds, decibels, {kernel: 1}, set(), 16)
+                call("verify", written, "--against", source, "--quiet")
+                if name in STORED:
+                    kinds = {i.data_type for i in onnx.load(written).graph.initializer}
+                    expect(STORED[name] in kinds, f"no codes of type {STORED[name]} among {kinds}")
+    for name, instead in REFUSED.items():
+        with suite.case(f"{name} is refused") as folder:
+            source = model(folder / "float.onnx", 192, "MatMul")
+            done = subprocess.run([QTOOL, "quantize", source, "--recipe", "int4_weights", "-o", folder / "q.onnx", "--quiet",
+                                   "--set", f"assign_formats.weights={name}"], capture_output=True, text=True)
+            expect(done.returncode == 2, f"exit code {done.returncode}: {done.stderr}")
+            expect(f"weights: {instead}" in done.stderr, done.stderr)
+            expect(not (folder / "q.onnx").exists(), "a file was written")
