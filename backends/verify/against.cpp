@@ -178,7 +178,9 @@ class Against {
       }
     }
     const Book::Wrong wrong = book->compare(x);
-    if (wrong.count > 0) {
+    const LockedUse* row = match_.row(n, origin, 1);
+    const bool fed_back = row != nullptr && row->fed_back;
+    if (wrong.count > 0 && !fed_back) {
       const auto i = static_cast<std::size_t>(wrong.first);
       findings_.add(n,
                     "code " + std::to_string(book->codes[i]) + " of \"" + std::string(name) + "\" at element " +

@@ -343,6 +343,7 @@ struct Snapshots::Reader {
       r.begin = in.number<std::int64_t>();
       r.end = in.number<std::int64_t>();
       r.quant = quant();
+      if (r.quant && !r.quant->ranges.empty()) ByteReader::fail();  // itself, or parts of parts
     }
     return q;
   }

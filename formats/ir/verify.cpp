@@ -161,6 +161,9 @@ void Verifier::check_quant(const Graph& graph, const Use& use, const std::string
     if (!spec.second_scale.empty() && (!levels || spec.second_scale.dtype() != DType::f32)) {
       refuse(here + " has second scales that do not fit its scales");
     }
+    if (!spec.scale_mean.empty() && (spec.scale_mean.dtype() != DType::f32 || spec.scale_mean.count() != 1)) {
+      refuse(here + " has a mean of scales that is not one f32");
+    }
     for (const float s : effective_scales(spec)) {
       if (!std::isfinite(s) || !(spec.alternative != nullptr ? s != 0 : s > 0)) {
         refuse(here + " has a scale that is not positive and finite");

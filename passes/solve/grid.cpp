@@ -86,6 +86,7 @@ void Grid::fit(std::int64_t plane, std::int64_t first, std::int64_t rows, std::i
   QuantSpec spec = like_;
   spec.grain = {Grain::Kind::axis, 0, 0, 0};
   const Shape shape{rows};
+  std::vector<float> effective;
   const auto choose = [&](std::vector<float>& lo, std::vector<float>& hi) {
     const bool lean = centred_ && std::none_of(lo.begin(), lo.end(), [](float v) { return v < 0; });
     const auto positive = std::find_if(hi.begin(), hi.end(), [](float v) { return v > 0; });
@@ -93,11 +94,11 @@ void Grid::fit(std::int64_t plane, std::int64_t first, std::int64_t rows, std::i
       lo[static_cast<std::size_t>(positive - hi.begin())] = -std::numeric_limits<float>::denorm_min();
     }
     set_scales(spec, lo, hi, shape);
+    effective = effective_scales(spec);
   };
   const auto take = [&](std::size_t r) {
     const auto at = static_cast<std::size_t>(plane * m_ + first) + r;
-    const float second = spec.second_scale.empty() ? 1.0F : spec.second_scale.read<float>()[0];
-    scale_[at] = second * spec.scale.read<float>()[r];
+    scale_[at] = effective[r];
     zero_[at] = spec.zero_point.empty() ? 0.0F : static_cast<float>(spec.zero_point.read<std::int32_t>()[r]);
   };
   if (clip.kind == Clip::Kind::minmax) {

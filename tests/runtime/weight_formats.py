@@ -35,6 +35,21 @@ def model(path, k, form, dtype=np.float32):
     return path
 
 
+def broken(written, path):
+    """The file with its first code changed."""
+    graph = onnx.load(written)
+    codes = next(i for i in graph.graph.initializer if i.name.endswith(("_packed", "_quantized")))
+    data = bytearray(codes.raw_data)
+    data[0] ^= 0x80 if codes.data_type in STORED.values() else 0x70
+    codes.raw_data = bytes(data)
+    onnx.save(graph, path)
+    return path
+
+
+def verdict(path, source):
+    return subprocess.run([QTOOL, "verify", path, "--against", source, "--quiet"], capture_output=True).returncode
+
+
 def check_weight_formats(suite):
     rng = np.random.default_rng(6)
     for name, (decibels, kernel) in FORMATS.items():
@@ -50,6 +65,8 @@ def check_weight_formats(suite):
                 feeds = {"x": rng.standard_normal((16, 192)).astype(dtype)}
                 compare(folder, source, written, feeds, decibels, {kernel: 1}, set(), 16)
                 call("verify", written, "--against", source, "--quiet")
+                if kernel != "MatMulNBits" and not half:
+                    expect(verdict(broken(written, folder / "b.onnx"), source) == 8, "a code that is not the nearest is not found")
                 if name in STORED:
                     kinds = {i.data_type for i in onnx.load(written).graph.initializer}
                     expect(STORED[name] in kinds, f"no codes of type {STORED[name]} among {kinds}")
