@@ -6,19 +6,40 @@
 namespace qtool::onnx_form {
 namespace {
 
-void lower(Lowering& l, NodeId n, const QuantSpec& given) {
+constexpr std::int64_t as_float32 = 1;  // attribute output_dtype
+
+/// Scales of `given` in their own format, as a value. `spec`: the same with both levels multiplied out.
+ValueId typed_scale(Lowering& l, const Value& weight, const QuantSpec& given, const QuantSpec& spec, Attrs& attrs) {
+  if (given.scale_format == &number::e8m0) {
+    attrs.set("output_dtype", as_float32);
+    return l.constant(weight.name + "_scale", from_f32(spec.scale, DType::f8e8m0));
+  }
+  const QuantSpec levels = with_scales(given, to_f32(weight.data));
+  const ValueId codes = l.constant(weight.name + "_scale_codes", from_f32(levels.scale, *levels.scale_format->onnx));
+  const ValueId second = l.constant(weight.name + "_second_scale", levels.second_scale.reshaped({}));
+  Type type;
+  type.known_dtype = type.known_rank = true;
+  type.shape = levels.scale.shape();
+  const ValueId read = l.value(weight.name + "_scale", type, DType::f32);
+  l.node("DequantizeLinear", "", {codes, second}, {read});
+  return read;
+}
+
+void lower(Lowering& l, NodeId n, const QuantSpec& given, Scales scales) {
   const Value& weight = l.decided[l.input(n, 1)];
   const QuantSpec spec = resolved(given, weight.data);
   const Tensor codes = stored_codes(spec);
-  std::vector<ValueId> inputs{l.constant(weight.name + "_quantized", codes),
-                              l.constant(weight.name + "_scale", from_f32(spec.scale, weight.data.dtype()))};
-  if (spec.format->is_integer) {
-    inputs.push_back(l.constant(weight.name + "_zero_point", stored_zero_point(spec, codes.dtype())));
-  }
-  const ValueId read = l.value(weight.name + "_dequantized", weight.type, weight.data.dtype());
   Attrs attrs;
   attrs.set("axis", static_cast<std::int64_t>(spec.grain.axis));
   attrs.set("block_size", spec.grain.group);
+  const bool typed = scales == Scales::as_decided && given.scale_format != nullptr;
+  std::vector<ValueId> inputs{l.constant(weight.name + "_quantized", codes)};
+  inputs.push_back(typed ? typed_scale(l, weight, given, spec, attrs)
+                         : l.constant(weight.name + "_scale", from_f32(spec.scale, weight.data.dtype())));
+  if (spec.format->is_integer && !(typed && spec.zero_point.empty())) {
+    inputs.push_back(l.constant(weight.name + "_zero_point", stored_zero_point(spec, codes.dtype())));
+  }
+  const ValueId read = l.value(weight.name + "_dequantized", weight.type, weight.data.dtype());
   l.node("DequantizeLinear", "", inputs, {read}, std::move(attrs));
   l.out[n].inputs[1] = {read, nullptr};
   l.emitted(n, l.decided[n].op + " of blocks");
@@ -27,12 +48,13 @@ void lower(Lowering& l, NodeId n, const QuantSpec& given) {
 
 }  // namespace
 
-void lower_blocks(Lowering& l) {
+void lower_blocks(Lowering& l, Scales scales) {
   for (const NodeId n : l.decided.nodes()) {
     const Node& node = l.decided[n];
     if ((node.op != "MatMul" && node.op != "Gemm") || l.out[n].op != node.op) continue;  // or lowered by another rule
     const Quant spec = l.quant(n, 1);
-    if (spec && spec->grain.kind == Grain::Kind::groups && l.decided.is_constant(l.input(n, 1))) lower(l, n, *spec);
+    if (spec && spec->grain.kind == Grain::Kind::groups && l.decided.is_constant(l.input(n, 1)))
+      lower(l, n, *spec, scales);
   }
 }
 

@@ -9,12 +9,19 @@ namespace qtool::onnx_form {
 namespace {
 
 constexpr std::int64_t per_axis_opset = 13;  // QuantizeLinear and DequantizeLinear gain `axis`
-constexpr std::int64_t two_bit_opset = 25;   // ... and 2-bit codes
+constexpr std::int64_t four_bit_float_opset = 23;
+constexpr std::int64_t power_scale_opset = 24;  // scales in float8e8m0
+constexpr std::int64_t two_bit_opset = 25;
 
 std::int64_t opset_for(const QuantSpec& spec, std::int64_t groups) {
-  const bool in_blocks = spec.grain.kind == Grain::Kind::groups && !spec.format->is_integer && spec.format->onnx;
-  if (in_blocks) return blocked_opset;
-  if (spec.grain.kind == Grain::Kind::groups) return groups;
+  if (spec.grain.kind == Grain::Kind::groups) {
+    const bool in_blocks = groups == blocked_opset || (!spec.format->is_integer && spec.format->onnx);
+    if (!in_blocks || spec.dynamic) return groups;
+    const DType type = storage_type(*spec.format);
+    if (bit_width(type) == 2) return two_bit_opset;
+    if (groups == blocked_opset && spec.scale_format == &number::e8m0) return power_scale_opset;
+    return type == DType::f4e2m1 ? four_bit_float_opset : blocked_opset;
+  }
   if (spec.dynamic) return contrib_opset;
   const int bits = bit_width(storage_type(*spec.format));
   if (spec.is_bias || bits == 8) return per_axis_opset;

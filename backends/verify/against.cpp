@@ -89,9 +89,10 @@ class Against {
     if (codes == nullptr || codes->type == i32) return;  // biases come with their products
     const Parameters p = s_.parameters(*dq, 1, 2);
     if (p.scale == nullptr) return;
-    if (i == 1 && is_product(n.op) && codes->type >= f8_first && codes->type <= f8_last) {
+    const bool minifloats = codes->type == f4 || (codes->type >= f8_first && codes->type <= f8_last);
+    if (i == 1 && is_product(n.op) && minifloats) {
       const std::int64_t axis = dq->integer("axis", 1), block = dq->integer("block_size", 0);
-      return booked(n, Book::float8(*codes, *p.scale, axis, block), codes->name);
+      return booked(n, Book::minifloats(*codes, *p.scale, axis, block), codes->name);
     }
     coded(n, i, Coded::tensor(*codes, *p.scale, p.zero, dq->integer("axis", 1), dq->integer("block_size", 0)),
           codes->name);

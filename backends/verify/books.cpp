@@ -45,19 +45,40 @@ std::vector<float> floats_of(const TensorView& t) {
   return values;
 }
 
+/// Real numbers, or powers of two.
+std::vector<float> scales_of(const TensorView& t) {
+  if (t.type != e8m0) return floats_of(t);
+  std::vector<float> values(static_cast<std::size_t>(t.count()));
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    values[i] = static_cast<float>(std::ldexp(1.0, std::to_integer<int>(t.bytes[i]) - 127));
+  }
+  return values;
+}
+
 }  // namespace
 
-std::optional<Book> Book::float8(const TensorView& codes, const TensorView& scale, std::int64_t axis,
-                                 std::int64_t block) {
-  if (codes.type < f8_first || codes.type > f8_last || !codes.raw || !is_real(scale.type)) return std::nullopt;
+std::optional<Book> Book::minifloats(const TensorView& codes, const TensorView& scale, std::int64_t axis,
+                                     std::int64_t block) {
+  const bool four = codes.type == f4, eight = codes.type >= f8_first && codes.type <= f8_last;
+  if ((!four && !eight) || !codes.raw) return std::nullopt;
+  if (scale.type == e8m0 ? !scale.raw || static_cast<std::int64_t>(scale.bytes.size()) != scale.count()
+                         : !is_real(scale.type)) {
+    return std::nullopt;
+  }
   const std::int64_t count = codes.count(), rank = static_cast<std::int64_t>(codes.dims.size());
-  if (count <= 0 || static_cast<std::int64_t>(codes.bytes.size()) != count || block < 0 || block > most) {
+  if (count <= 0 || static_cast<std::int64_t>(codes.bytes.size()) != (four ? (count + 1) / 2 : count) || block < 0 ||
+      block > most) {
     return std::nullopt;
   }
   Book b;
   b.dims = codes.dims;
-  b.values = float8_values(codes.type);
-  const std::vector<float> scales = floats_of(scale);
+  if (four) {
+    b.values = {0.0F, 0.5F, 1.0F, 1.5F, 2.0F, 3.0F, 4.0F, 6.0F};
+    for (std::size_t i = 0; i < 8; ++i) b.values.push_back(-b.values[i]);
+  } else {
+    b.values = float8_values(codes.type);
+  }
+  const std::vector<float> scales = scales_of(scale);
   std::int64_t inner = 1, extent = 1, along = 1;
   if (scales.size() != 1 || block != 0) {
     if (axis < 0) axis += rank;
@@ -75,7 +96,8 @@ std::optional<Book> Book::float8(const TensorView& codes, const TensorView& scal
     const std::int64_t from = scales.size() == 1 ? 0
                               : block == 0       ? at
                                                  : (outer * along + at / block) * inner + i % inner;
-    b.codes[static_cast<std::size_t>(i)] = std::to_integer<std::uint8_t>(codes.bytes[static_cast<std::size_t>(i)]);
+    const unsigned byte = std::to_integer<unsigned>(codes.bytes[static_cast<std::size_t>(four ? i / 2 : i)]);
+    b.codes[static_cast<std::size_t>(i)] = static_cast<std::uint8_t>(four ? byte >> (i % 2 * 4) & 15U : byte);
     b.scale[static_cast<std::size_t>(i)] = scales[static_cast<std::size_t>(from)];
   }
   return b;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A constant weight of the file whose codes stand for numbers that are not evenly spaced: float8 codes behind a
-// DequantizeLinear, and the code books of MatMulBnb4. Decoded by tables of their own.
+// A constant weight of the file whose codes stand for numbers that are not evenly spaced: float4 and float8 codes
+// behind a DequantizeLinear, and the code books of MatMulBnb4. Decoded by tables of their own.
 #pragma once
 
 #include <optional>
@@ -17,8 +17,8 @@ struct Book {
   std::vector<float> values;  // of each code; NaN where a code is none
 
   /// Empty when shapes do not fit, or types are none of these.
-  static std::optional<Book> float8(const TensorView& codes, const TensorView& scale, std::int64_t axis,
-                                    std::int64_t block);
+  static std::optional<Book> minifloats(const TensorView& codes, const TensorView& scale, std::int64_t axis,
+                                        std::int64_t block);
   static std::optional<Book> bnb4(const Scene&, const NodeView&);
 
   /// The index, in the order of `codes`, of the first element whose code is not the nearest to its number, with how

@@ -42,7 +42,9 @@ class Fusion {
     const NodeView* dq = s_.producer(n, 1, "DequantizeLinear");
     if (dq == nullptr || !dq->input(2).empty()) return;
     const TensorView* codes = s_.constant(*dq, 0);
+    const TensorView* scale = s_.constant(*dq, 1);
     if (codes != nullptr && !is_code(codes->type)) return;  // float8 has no zero point, and is fused with nothing
+    if (scale != nullptr && scale->type == e8m0) return;    // nor is what has such scales
     add(*dq, "a Gemm weight needs an explicit zero point to be fused", "write zeros");
   }
 

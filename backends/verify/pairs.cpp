@@ -37,7 +37,8 @@ class Pair {
       add("codes and zero point differ in type: " + name_of(codes_->type) + " and " + name_of(p_.zero->type),
           "give the zero point the type of the codes");
     }
-    if (n_.integer("output_dtype", 0) != 0 && n_.op == "DequantizeLinear" && codes_ != nullptr) {
+    const bool powers = p_.scale != nullptr && p_.scale->type == e8m0;  // no type that is computed in
+    if (n_.integer("output_dtype", 0) != 0 && n_.op == "DequantizeLinear" && codes_ != nullptr && !powers) {
       add("output_dtype on a constant keeps the runtime from loading the model where a product reads it",
           "give the scale the type that is computed in");
     }

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weights in every number format that ONNX Runtime can carry: what it makes of the written file, beside our reading."""
+import subprocess
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
+from onnx.reference import ReferenceEvaluator
 
-from tools import QTOOL, call, expect, quantize
+from tools import QTOOL, call, expect, quantize, reading, run, sqnr_db
 from whole_models import compare
-
-import subprocess
 
 #: Format: decibels of normal weights (docs/numbers.md), the operator that runs them.
 FORMATS = {
-    "int2": (5, "MatMulNBits"), "int3": (12, "MatMulNBits"), "int5": (25, "MatMulNBits"), "int6": (31, "MatMulNBits"),
+    "int2": (5, "MatMulNBits"), "uint2": (6, "MatMulNBits"), "int3": (12, "MatMulNBits"), "int5": (25, "MatMulNBits"), "int6": (31, "MatMulNBits"),
     "int7": (33, "MatMulNBits"), "uint3": (12, "MatMulNBits"), "mxint8": (35, "MatMulNBits"), "bfp4": (17, "MatMulNBits"),
     "bfp8": (35, "MatMulNBits"), "nf4": (19, "MatMulBnb4"), "nf4_double": (19, "MatMulBnb4"), "fp4": (16, "MatMulBnb4"),
     "e4m3": (29, "DequantizeLinear"), "e5m2": (23, "DequantizeLinear"), "e4m3fnuz": (29, "DequantizeLinear"),
@@ -78,3 +78,35 @@ def check_weight_formats(suite):
             expect(done.returncode == 2, f"exit code {done.returncode}: {done.stderr}")
             expect(f"weights: {instead}" in done.stderr, done.stderr)
             expect(not (folder / "q.onnx").exists(), "a file was written")
+
+
+#: For the target onnx: decibels of normal weights, ONNX types of codes and scales.
+PORTABLE = {
+    "int4": (17, 22, 1), "uint2": (4, 25, 1), "int8": (35, 3, 1), "e2m1": (17, 23, 1), "e4m3": (29, 17, 1), "mxfp4": (16, 23, 24),
+    "mxfp8_e4m3": (29, 17, 24), "mxfp8_e5m2": (23, 19, 24), "mxint8": (35, 3, 24), "nvfp4": (19, 23, 17),
+    "nvfp4_one_level": (18, 23, 17), "bfp4": (16, 22, 24),
+}
+
+
+def check_portable(suite):
+    """Files in the standard alone: what ONNX's reference evaluator computes is what we read."""
+    rng = np.random.default_rng(8)
+    for name, (decibels, codes, scales) in PORTABLE.items():
+        for form in ("MatMul", "Gemm"):
+            with suite.case(f"{name} {form} for the target onnx") as folder:
+                source, written = model(folder / "float.onnx", 192, form), folder / "q.onnx"
+                call("quantize", source, "--recipe", "int4_weights", "--target", "onnx", "-o", written, "--quiet",
+                     "--set", f"assign_formats.weights={name}", "--set", "assign_formats.group=0",
+                     *(["--set", "assign_formats.symmetric=false"] if name[0] == "u" else []))
+                file = onnx.load(written)
+                onnx.checker.check_model(file, full_check=True)
+                kinds = {i.data_type for i in file.graph.initializer}
+                expect({codes, scales} <= kinds, f"types {kinds}, not {codes} and {scales}")
+                feeds = {"x": rng.standard_normal((16, 192)).astype(np.float32)}
+                np.savez(folder / "data.npz", **feeds)
+                reference = ReferenceEvaluator(file).run(None, feeds)[0]
+                same = sqnr_db(reference, reading(written, folder / "data.npz", folder)["y"])
+                expect(same > 100, f"our reading is {same:.2f} dB from the reference")
+                loss = sqnr_db(run(source, feeds)["y"], reference)
+                expect(loss > decibels, f"{loss:.2f} dB against float, {decibels} expected")
+                call("verify", written, "--against", source, "--quiet")

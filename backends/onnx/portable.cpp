@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+// The ONNX standard itself: weights in few bits in front of their products, as a DequantizeLinear with block_size.
+// Element types, scales that are powers of two (E8M0) and scales of scales are written as they were decided, so that
+// nothing takes more bits in the file than it was given.
+#include "backends/backend.h"
+#include "backends/onnx/rules.h"
+
+namespace qtool {
+namespace {
+
+Target portable_target() {
+  Target target;
+  target.name = "onnx";
+  target.runtime = "the ONNX standard";
+  target.version = "opset 25";
+  target.instruction_set = "any";
+  target.max_opset = 25;
+  target.max_ir = 13;
+  const std::vector<std::string_view> weights{"int4",
+                                              "uint4",
+                                              "int8",
+                                              "uint8",
+                                              "int2",
+                                              "uint2",
+                                              "e2m1",
+                                              "e4m3",
+                                              "e4m3fnuz",
+                                              "e5m2",
+                                              "e5m2fnuz",
+                                              "mxfp4",
+                                              "mxfp8_e4m3",
+                                              "mxfp8_e5m2",
+                                              "mxint8",
+                                              "nvfp4",
+                                              "nvfp4_one_level",
+                                              "bfp2",
+                                              "bfp4",
+                                              "bfp8"};
+  target.abilities = onnx_form::weight_only_rows(weights, {});
+  target.abilities.pop_back();  // a table would be dequantized as a whole
+  for (Ability& row : target.abilities) row.note = "DequantizeLinear of blocks in front of it";
+  const std::string_view why = "it is for weights in types that few runtimes have kernels for yet; use method weights";
+  target.refused_methods = {{"static", why}, {"dynamic", why}};
+  return target;
+}
+
+class PortableEmitter final : public Emitter {
+ public:
+  Graph lower(const Graph& decided, const Target& target, Journal& journal) override {
+    return onnx_form::lowered(decided, target, journal, onnx_form::blocked_opset, [](onnx_form::Lowering& l) {
+      onnx_form::lower_blocks(l, onnx_form::Scales::as_decided);
+    });
+  }
+};
+
+}  // namespace
+
+namespace backend {
+const BackendDef onnx{"onnx",
+                      "the ONNX standard: weights in 2 to 8 bits, FP4, FP8 and MX blocks, in standard operators",
+                      "Measured: what the files compute, by the reference evaluator of ONNX 1.23 (tests/runtime). Not "
+                      "measured: any runtime; "
+                      "ONNX Runtime 1.31 has no kernels for FP4 and for scales in E8M0.",
+                      portable_target, make_emitter<PortableEmitter>};
+}  // namespace backend
+}  // namespace qtool
