@@ -25,10 +25,10 @@ constexpr std::array<std::string_view, 24> in_place{
     "Relu", "LeakyRelu",   "Sigmoid",    "Tanh", "Erf",  "Exp",      "Log",  "Neg",
     "Abs",  "Sqrt",        "Reciprocal", "Elu",  "Selu", "Softplus", "Gelu", "Mish",
     "Clip", "HardSigmoid", "HardSwish",  "Add",  "Sub",  "Mul",      "Div",  "Pow"};
-constexpr std::array<std::string_view, 21> functions{
-    "Softmax", "LogSoftmax", "Sigmoid",  "Tanh",       "Erf",   "Exp",       "Log",
-    "Pow",     "Gelu",       "Sqrt",     "Mish",       "Sin",   "Cos",       "HardSwish",
-    "Elu",     "Selu",       "Softplus", "Reciprocal", "Swish", "QuickGelu", "FastGelu"};
+constexpr std::array<std::string_view, 25> functions{
+    "Softmax", "LogSoftmax", "Sigmoid",  "Tanh",   "Erf",       "Exp",   "Log",        "Pow",      "Gelu",
+    "Sqrt",    "Mish",       "Sin",      "Cos",    "HardSwish", "Elu",   "Selu",       "Softplus", "Reciprocal",
+    "Swish",   "QuickGelu",  "FastGelu", "Resize", "Upsample",  "PRelu", "AveragePool"};
 constexpr std::array<std::string_view, 3> recurrent{"LSTM", "GRU", "RNN"};
 
 class RunPricer {
