@@ -192,17 +192,18 @@ class Gptq final : public Pass {
     regroup(spec);
     spec.codes = Tensor(code_type(*spec.format), target.weight.shape());
     if (!spec.scale.empty()) return;
-    const QuantSpec whole = with_scales(spec, target.weight);  // places for scales, and those of grains without rows
-    spec.scale = whole.scale;
-    spec.second_scale = whole.second_scale;
-    spec.zero_point = whole.zero_point;
+    QuantSpec whole = spec;
+    whole.codes = Tensor();
+    choose_scales(whole, target.weight);  // for grains and schemes whose scales are not chosen row by row
+    whole.codes = spec.codes;
+    spec = whole;
   }
 
   /// Whether scales may be chosen plane by plane: every row has its own, in float32, and none is there yet.
   static bool is_free(const Weight& target, const Layer::Planes& planes) {
     const QuantSpec& spec = *target.spec;
     return !target.has_scales && planes.own && planes.together && spec.scale_format == nullptr &&
-           spec.format->is_integer;
+           spec.alternative == nullptr && spec.second_group == 0;
   }
 
   Report solve_one(PassContext& ctx, Weight& target, std::int64_t i, const Tensor& h, Factors& factors) const {
@@ -309,14 +310,12 @@ class Gptq final : public Pass {
   }
 
   static void load(const QuantSpec& spec, const Layer& layer, const Layer::Planes& planes, std::int64_t i, Grid& grid) {
-    const auto scale = spec.scale.read<float>();
-    const auto second = spec.second_scale.empty() ? std::span<const float>{} : spec.second_scale.read<float>();
+    const std::vector<float> scale = effective_scales(spec);
     const auto zero = spec.zero_point.empty() ? std::span<const std::int32_t>{} : spec.zero_point.read<std::int32_t>();
     for (std::int64_t p = 0; p < grid.planes(); ++p) {
       for (std::int64_t r = 0; r < grid.rows(); ++r) {
         const std::size_t at = layer.scale(spec.grain, i, r, planes.columns[static_cast<std::size_t>(p)]);
-        const float level = second.empty() ? 1.0F : second[second.size() == 1 ? 0 : at];
-        grid.scale(p)[static_cast<std::size_t>(r)] = level * scale[at];
+        grid.scale(p)[static_cast<std::size_t>(r)] = scale[at];
         grid.zero(p)[static_cast<std::size_t>(r)] = zero.empty() ? 0.0F : static_cast<float>(zero[at]);
       }
     }

@@ -36,24 +36,26 @@ void nearest_integers(std::int64_t count, const T* w, const float* scale, const 
   });
 }
 
+/// Codes and float values have the types of Nearest: other ones are converted piece by piece.
 template <class T>
-void nearest_others(std::int64_t count, const T* w, const float* scale, const NumberFormat& format, std::int16_t* codes,
-                    T* values) {
+void nearest_reals(const Nearest& nearest, std::int64_t count, const T* w, const float* scale, std::int16_t* codes,
+                   T* values) {
   constexpr std::int64_t piece = 512;
-  float scaled[piece], back[piece];
-  std::uint16_t found[piece];
+  float x[piece], value[piece];
+  std::uint16_t code[piece];
   for (std::int64_t from = 0; from < count; from += piece) {
-    const auto n = static_cast<std::size_t>(std::min(piece, count - from));
-    for (std::size_t i = 0; i < n; ++i) {
-      scaled[i] =
-          static_cast<float>(w[from + static_cast<std::int64_t>(i)] / T(scale[from + static_cast<std::int64_t>(i)]));
-    }
-    format.encode({scaled, n}, {found, n});
-    format.decode({found, n}, {back, n});
-    for (std::size_t i = 0; i < n; ++i) {
-      const auto at = from + static_cast<std::int64_t>(i);
-      codes[at] = static_cast<std::int16_t>(found[i]);
-      values[at] = T(scale[at] * back[i]);
+    const std::int64_t n = std::min(piece, count - from);
+    for (std::int64_t i = 0; i < n; ++i) x[i] = static_cast<float>(w[from + i]);
+    Column column;
+    column.count = n;
+    column.x = x;
+    column.scale = scale + from;
+    column.value = value;
+    column.code = code;
+    nearest.round(column);
+    for (std::int64_t i = 0; i < n; ++i) {
+      codes[from + i] = static_cast<std::int16_t>(code[i]);
+      values[from + i] = T(value[i]);
     }
   }
 }
@@ -69,6 +71,7 @@ Grid::Grid(const QuantSpec& like, std::int64_t m, std::vector<std::int32_t> plan
       zero_(static_cast<std::size_t>(planes_ * m)),
       lowest_(like.format->lowest + (like.narrow ? 1.0F : 0.0F)),
       highest_(like.format->highest) {
+  if (!like.format->is_integer) reals_ = std::make_shared<const Nearest>(*like.format, like.narrow, like.alternative);
   like_.scale = like_.zero_point = like_.minimum = like_.codes = Tensor();
 }
 
@@ -181,7 +184,7 @@ void Grid::nearest_in(std::int64_t plane, std::int64_t first, std::int64_t count
   if (like_.format->is_integer) {
     nearest_integers(count, w, &scale_[at], &zero_[at], lowest_, highest_, codes, values);
   } else {
-    nearest_others(count, w, &scale_[at], *like_.format, codes, values);
+    nearest_reals(*reals_, count, w, &scale_[at], codes, values);
   }
 }
 

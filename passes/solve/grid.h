@@ -5,10 +5,12 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
 #include "formats/ir/quant.h"
+#include "formats/number/nearest.h"
 
 namespace qtool::solve {
 
@@ -73,6 +75,7 @@ class Grid {
   std::span<const float> row_of(const std::vector<float>& v, std::int64_t plane) const { return row_of(v, plane, m_); }
 
   QuantSpec like_;
+  std::shared_ptr<const Nearest> reals_;  // formats that are no integers
   std::int64_t m_, planes_;
   std::vector<std::int32_t> plane_of_;
   std::vector<float> scale_, zero_;
