@@ -14,6 +14,7 @@
 #include "formats/base/error.h"
 #include "passes/pass.h"
 #include "passes/rewrite.h"
+#include "passes/scales.h"
 #include "passes/solve/columns.h"
 #include "passes/solve/descent.h"
 #include "passes/solve/walk.h"
@@ -194,9 +195,14 @@ class Gptq final : public Pass {
     if (!spec.scale.empty()) return;
     QuantSpec whole = spec;
     whole.codes = Tensor();
-    choose_scales(whole, target.weight);  // for grains and schemes whose scales are not chosen row by row
-    whole.codes = spec.codes;
-    spec = whole;
+    {
+      const HalfScales stored(whole, target.half);
+      choose_scales(whole, target.weight);  // for grains and schemes whose scales are not chosen row by row
+    }
+    spec.scale = whole.scale;
+    spec.zero_point = whole.zero_point;
+    spec.second_scale = whole.second_scale;
+    spec.scale_mean = whole.scale_mean;
   }
 
   /// Whether scales may be chosen plane by plane: every row has its own, in float32, and none is there yet.
@@ -211,12 +217,14 @@ class Gptq final : public Pass {
     QuantSpec& spec = *target.spec;
     const std::int64_t m = layer.rows(), n = layer.columns();
     const Layer::Planes planes = layer.planes(spec.grain);
+    const bool free = is_free(target, planes);
     const std::vector<float> w = layer.by_columns(target.weight.read<float>(), i);
-    Grid blank(spec, m, planes.of);
+    QuantSpec like = spec;
+    const HalfScales stored(like, free && target.half);
+    Grid blank(like, m, planes.of);
     blank.set_centred(spec.symmetric && spec.format->lowest == 0 && !spec.zero_point.empty());
     load(spec, layer, planes, i, blank);
     Grid grid = blank;
-    const bool free = is_free(target, planes);
     if (free) fit_all(ctx.threads, planes, w, h, {}, grid);
     const Solved nearest = round(grid, w, n);
     Solved solved = nearest;

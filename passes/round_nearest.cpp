@@ -10,7 +10,6 @@
 #include <cmath>
 #include <map>
 #include <string>
-#include <tuple>
 
 #include "formats/base/error.h"
 #include "formats/ir/absent.h"
@@ -20,6 +19,7 @@
 #include "passes/pass.h"
 #include "passes/product.h"
 #include "passes/rewrite.h"
+#include "passes/scales.h"
 
 namespace qtool::pass {
 namespace {
@@ -162,17 +162,10 @@ class RoundNearest final : public Pass {
   /// Scales by the rule of the spec or of the recipe, codes to nearest.
   QuantSpec rounded(QuantSpec spec, const Tensor& x, bool half) const {
     if (spec.scale.empty()) {
-      const auto [rule, scale_format, second] = std::tuple(spec.rule, spec.scale_format, spec.second_scale);
+      const ScaleRule rule = spec.rule;
       spec.rule = rule_for(spec);
-      if (half && (scale_format == nullptr || scale_format == &number::f16)) {  // one level of scales
-        spec.scale_format = &number::f16;
-        spec.second_scale = Tensor::scalar(1.0F);
-        choose_scales(spec, x);
-        spec.second_scale = second;
-      } else {
-        choose_scales(spec, x);
-      }
-      spec.scale_format = scale_format;
+      const HalfScales stored(spec, half);
+      choose_scales(spec, x);
       spec.rule = rule;
     }
     spec.codes = quantize(x, spec);

@@ -181,7 +181,12 @@ class Walk {
     const Use& use = graph_[n].inputs[Product::weight_input];
     auto spec = std::make_shared<QuantSpec>(*use.quant);
     spec->dynamic = false;
-    return {{n}, layers_.at(n), to_f32(graph_[use.value].data), !spec->scale.empty(), spec};
+    return {{n},
+            layers_.at(n),
+            to_f32(graph_[use.value].data),
+            graph_[use.value].data.dtype() == DType::f16,
+            !spec->scale.empty(),
+            spec};
   }
 
   void solve(Together& group) {

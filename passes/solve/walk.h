@@ -20,6 +20,7 @@ struct Weight {
   std::vector<NodeId> nodes;        // all that use it: one, but for shared weights
   Layer layer;                      // of the first of them
   Tensor weight;                    // float32
+  bool half = false;                // stored in float16, as scales beside it will be
   bool has_scales = false;          // chosen by an earlier pass: they stay
   std::shared_ptr<QuantSpec> spec;  // what was decided so far; solvers fill in scales and codes
 };

@@ -219,3 +219,20 @@ TEST_CASE("gptq: a weight that two nodes share is decided once, for the inputs o
   CHECK_FALSE(solved[nodes[0]].inputs[1].quant->codes.empty());
   REQUIRE(bench.count("layer") == 1);
 }
+
+TEST_CASE("gptq: scales beside weights in float16 are numbers of that type") {
+  Graph g = in_half(network());
+  decide(g, small_weights(number::uint4, {Grain::Kind::groups, 0, 16, 0}, false));
+  auto data = correlated(g, 16, 48, 8);
+  for (Feeds& feeds : data) {
+    for (auto& [v, x] : feeds) x = from_f32(x, DType::f16);
+  }
+  PassBench bench(std::make_shared<FixedData>(data));
+  const Graph solved = bench.run("gptq", g);
+  for (const NodeId n : solved.nodes()) {
+    if (solved[n].op != "MatMul") continue;
+    const QuantSpec& spec = *solved[n].inputs[1].quant;
+    CHECK(spec.second_scale.empty());
+    CHECK(to_f32(from_f32(spec.scale, DType::f16)).same_bytes(spec.scale));
+  }
+}
