@@ -20,7 +20,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build"
 HERE = pathlib.Path(os.environ.get("QTOOL", BUILD / "release" / "qtool"))
 SAMPLES = [("digits_cnn", "digits"), ("digits_transformer", "digits"), ("tiny_lstm", "arith")]
-RECIPES = ["int8_static", "int8_fast", "int8_dynamic", "int8_weights", "int4_weights"]
+RECIPES = ["int8_static", "int8_fast", "int8_dynamic", "int8_weights", "int4_weights", "w4_gptq"]
 THREADS = ["1", "2", "3", "8"]
 KILLS, MOMENTS = 20, 50  # of each program and number of threads; of one job, with and without an older output
 
