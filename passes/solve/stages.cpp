@@ -37,15 +37,20 @@ std::vector<NodeId> leading_to(const Graph& graph, const std::set<NodeId>& ends)
 
 }  // namespace
 
-Stages::Stages(const Graph& graph, const Dataset& data, std::int64_t batches, std::set<NodeId> held, Threads& threads)
-    : threads_(threads), held_(std::move(held)), waiting_(leading_to(graph, held_)), known_(graph.value_slots()) {
+Stages::Stages(const Graph& graph, Reading reading, const Dataset& data, std::int64_t batches, std::set<NodeId> held,
+               Threads& threads)
+    : reading_(reading),
+      threads_(threads),
+      held_(std::move(held)),
+      waiting_(leading_to(graph, held_)),
+      known_(graph.value_slots()) {
   QTOOL_ENSURE(data.state().empty(), "batches are independent");
   const std::int64_t all = batches > 0 ? std::min(batches, data.batches()) : data.batches();
   for (std::int64_t i = 0; i < all; ++i) live_.push_back(data.feeds(i));
   for (const ValueId v : graph.values()) known_[index(v)] = graph.is_constant(v) ? 1 : 0;
   for (const ValueId v : graph.inputs) known_[index(v)] = 1;
   find_ready(graph);
-  if (ready_.empty()) advance(graph, Reading::quantized);
+  if (ready_.empty()) advance(graph);
 }
 
 void Stages::find_ready(const Graph& graph) {
@@ -57,7 +62,7 @@ void Stages::find_ready(const Graph& graph) {
   }
 }
 
-void Stages::advance(const Graph& graph, Reading reading) {
+void Stages::advance(const Graph& graph) {
   for (const NodeId n : ready_) held_.erase(n);
   // What can run now.
   std::vector<std::uint8_t> now = known_;
@@ -91,7 +96,7 @@ void Stages::advance(const Graph& graph, Reading reading) {
   }
   part.outputs.clear();
   if (!wanted.empty()) {
-    const Executor executor(part, reading, threads_);
+    const Executor executor(part, reading_, threads_);
     double bytes = 0;
     for (const auto& [v, t] : live_.at(0)) bytes += static_cast<double>(t.size_bytes());
     for_each_batch(threads_, true, batches(), 4 * bytes, [&](std::int64_t batch, Turn&) {

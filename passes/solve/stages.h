@@ -22,7 +22,7 @@ namespace qtool::solve {
 class Stages {
  public:
   /// `held`: nodes of the graph. At most `batches` batches, 0: all. Requires: batches do not depend on one another.
-  Stages(const Graph& graph, const Dataset& data, std::int64_t batches, std::set<NodeId> held, Threads&);
+  Stages(const Graph& graph, Reading, const Dataset& data, std::int64_t batches, std::set<NodeId> held, Threads&);
   std::int64_t batches() const { return static_cast<std::int64_t>(live_.size()); }
   /// Held nodes whose inputs are there, in the order of the graph. Empty at the end.
   const std::vector<NodeId>& ready() const { return ready_; }
@@ -30,12 +30,13 @@ class Stages {
   const Tensor& value(std::int64_t batch, ValueId v) const { return live_[static_cast<std::size_t>(batch)].at(v); }
   /// Lets the ready nodes run, as `graph` has them now (its nodes and values are those of the first one), and goes on
   /// to the next stop.
-  void advance(const Graph& graph, Reading);
+  void advance(const Graph& graph);
 
  private:
   bool known(ValueId v) const { return known_[index(v)] != 0; }
   void find_ready(const Graph&);
 
+  Reading reading_;
   Threads& threads_;
   std::set<NodeId> held_;
   std::vector<NodeId> waiting_;      // in the order of the graph: not run yet

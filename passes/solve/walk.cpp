@@ -61,12 +61,11 @@ class Walk {
     return {use.value, use.quant.get()};
   }
 
-  /// The whole graph but for decisions that wait for codes, which run in float... as nearest codes where somebody else
-  /// already needs them.
+  /// Layer by layer. Decisions that still wait for codes run as nearest codes where somebody else needs them already.
   void staged(const Dataset& data, std::int64_t batches) {
     std::set<NodeId> held;
     for (const auto& [n, layer] : layers_) held.insert(n);
-    Stages stages(graph_, data, batches, held, ctx_.threads);
+    Stages stages(graph_, Reading::quantized, data, batches, held, ctx_.threads);
     std::int64_t done = 0;
     while (!stages.ready().empty()) {
       ctx_.check_stop();
@@ -78,7 +77,7 @@ class Walk {
       });
       done += static_cast<std::int64_t>(ready.size());
       ctx_.journal.progress({pass_, done, static_cast<std::int64_t>(layers_.size())});
-      stages.advance(graph_, Reading::quantized);
+      stages.advance(graph_);
     }
   }
 

@@ -5,10 +5,12 @@
 #include <cmath>
 #include <numeric>
 
+#include "calib/cross.h"
 #include "calib/factor.h"
 #include "calib/hessian.h"
 #include "formats/base/rng.h"
 #include "passes/solve/columns.h"
+#include "passes/solve/retarget.h"
 
 using namespace qtool;
 using namespace qtool::solve;
@@ -345,4 +347,36 @@ TEST_CASE("a Hessian is that of its rows, however they come") {
     }
     CHECK(h[static_cast<std::size_t>(i * n + j)] == doctest::Approx(2 * sum / (t - 2)).epsilon(1e-6));
   }
+}
+
+TEST_CASE("gptq.md known answer C: weights that make up for inputs that are off") {
+  Threads threads(1);
+  const float floats[] = {1, 0, 0, 1, 1, 1, 2, -1}, off[] = {0.9F, 0.1F, 0, 1.2F, 1.1F, 0.8F, 1.8F, -1};
+  Hessian h(2);
+  h.add(off, threads);
+  CrossSum c(2);
+  c.add(floats, off, threads);
+  const Tensor hm = h.matrix(threads), cm = c.matrix(threads);
+  const double want_h[] = {2.63, -.415, -.415, 1.545}, want_c[] = {.17, -.135, .065, -.045};
+  for (std::size_t i = 0; i < 4; ++i) {
+    CHECK(hm.read<double>()[i] == doctest::Approx(want_h[i]).epsilon(1e-6));
+    CHECK(cm.read<double>()[i] == doctest::Approx(want_c[i]).epsilon(1e-5));
+  }
+  const std::vector<float> w{1, -2};
+  const std::vector<float> target = retarget(threads, w, hm, cm, 0, 1);
+  REQUIRE(target.size() == 2);
+  CHECK(target[0] == doctest::Approx(1.011082913).epsilon(1e-6));
+  CHECK(target[1] == doctest::Approx(-2.0261492499).epsilon(1e-6));
+  const auto distance = [&](double a, double b) {
+    double sum = 0;
+    for (std::size_t r = 0; r < 4; ++r) {
+      const double e = floats[2 * r] - 2.0 * floats[2 * r + 1] - (a * off[2 * r] + b * off[2 * r + 1]);
+      sum += e * e;
+    }
+    return sum;
+  };
+  CHECK(distance(1, -2) == doctest::Approx(0.54).epsilon(1e-6));
+  CHECK(distance(target[0], target[1]) == doctest::Approx(0.5367599345).epsilon(1e-6));
+  CHECK(distance(.9, -1.7) == doctest::Approx(0.9905).epsilon(1e-6));
+  CHECK(retarget(threads, w, hm, cm, 0, 0) == w);
 }
