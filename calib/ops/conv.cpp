@@ -48,6 +48,19 @@ void convolve_depthwise(Threads& threads, const Convolution& c, const T* x, cons
   });
 }
 
+/// The same convolution of an image that is one column of pixels, as of one line: elements lie alike, and kernels like
+/// long lines.
+Window along_lines(Window w) {
+  const auto is_one = [&](std::size_t a) {
+    return w.input[a] == 1 && w.kernel[a] == 1 && w.output[a] == 1 && w.pad_begin[a] == 0;
+  };
+  if (!is_one(2) || w.axes < 2) return w;
+  for (Spatial* each : {&w.input, &w.output, &w.kernel, &w.stride, &w.dilation, &w.pad_begin, &w.pad_end}) {
+    std::swap((*each)[1], (*each)[2]);
+  }
+  return w;
+}
+
 }  // namespace
 
 Convolution convolution_of(const Attrs& attrs, const Shape& image, const Shape& kernel) {
@@ -75,8 +88,10 @@ Convolution convolution_of(const Attrs& attrs, const Shape& image, const Shape& 
 }
 
 template <class T>
-void convolve(Threads& threads, const Convolution& c, const T* x, const T* kernel, const T* bias, T* y) {
-  if (c.batch == 0 || c.outputs == 0 || c.window.output_size() == 0) return;
+void convolve(Threads& threads, const Convolution& given, const T* x, const T* kernel, const T* bias, T* y) {
+  if (given.batch == 0 || given.outputs == 0 || given.window.output_size() == 0) return;
+  Convolution c = given;
+  c.window = along_lines(c.window);
   if constexpr (std::is_same_v<T, float>) {
     if (convolves_directly(c)) return convolve_directly(threads, c, x, kernel, bias, y);
   }

@@ -134,4 +134,22 @@ TEST_CASE("direct convolution: attributes that would lay out far more than the i
   CHECK_FALSE(fits({1, 5000}, {1, 5000}, {1, 1}, {0, 0, 0, 0}, {1, 1, 1, 50000}));
 }
 
+TEST_CASE("an image that is one column of pixels is convolved as one line") {
+  Threads threads(1);
+  Attrs column, line;
+  column.set("pads", std::vector<std::int64_t>{2, 0, 1, 0});
+  column.set("strides", std::vector<std::int64_t>{2, 1});
+  line.set("pads", std::vector<std::int64_t>{2, 1});
+  line.set("strides", std::vector<std::int64_t>{2});
+  const Convolution a = convolution_of(column, {2, 3, 40, 1}, {4, 3, 5, 1}),
+                    b = convolution_of(line, {2, 3, 40}, {4, 3, 5});
+  std::vector<float> x(2 * 3 * 40), kernel(4 * 3 * 5), y(2 * 4 * 20), z(y.size());
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] = std::sin(static_cast<float>(i));
+  for (std::size_t i = 0; i < kernel.size(); ++i) kernel[i] = std::cos(static_cast<float>(i));
+  REQUIRE(a.window.output_shape(2, 4) == (Shape{2, 4, 20, 1}));
+  convolve<float>(threads, a, x.data(), kernel.data(), nullptr, y.data());
+  convolve<float>(threads, b, x.data(), kernel.data(), nullptr, z.data());
+  CHECK(y == z);
+}
+
 }  // namespace qtool::test
