@@ -155,8 +155,8 @@ Json manifest_of(const JobRequest& request, const Recipe& recipe, const Target& 
   manifest.set("calibration", data_json(from.calibration, from.calibration_sha256));
   manifest.set("evaluation", data_json(from.evaluation, from.evaluation_sha256));
   manifest.set("lock", Json::object().set("sha256", from.lock_sha256)).set("files", files_json(staged, request.stop));
-  for (const char* part :
-       {"compared_on", "comparison", "gate", "changes", "emitted", "skips", "slower", "warnings", "remarks"}) {
+  for (const char* part : {"compared_on", "comparison", "gate", "changes", "layers", "emitted", "skips", "slower",
+                           "warnings", "remarks"}) {
     manifest.set(part, *result.report.find(part));
   }
   manifest.set("tensors", errors_json(lock));

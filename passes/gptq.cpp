@@ -18,6 +18,7 @@
 #include "passes/solve/columns.h"
 #include "passes/solve/descent.h"
 #include "passes/solve/walk.h"
+#include "recipes/reader/bind.h"
 
 namespace qtool::pass {
 namespace {
@@ -109,6 +110,7 @@ class Gptq final : public Pass {
   }
 
   void run(Graph& graph, PassContext& ctx) override {
+    walk_.knobs = fingerprint_knobs([this](Options& o) { options(o); });
     walk_layers(graph, ctx, "gptq", walk_, [&](Together& together) { solve_all(graph, ctx, together); });
   }
 

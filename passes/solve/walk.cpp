@@ -2,11 +2,14 @@
 #include "passes/solve/walk.h"
 
 #include <algorithm>
+#include <iterator>
 #include <map>
 #include <set>
 
 #include "formats/base/error.h"
+#include "formats/ir/merkle.h"
 #include "passes/rewrite.h"
+#include "passes/solve/memo.h"
 #include "passes/solve/stages.h"
 
 namespace qtool::solve {
@@ -48,6 +51,7 @@ class Walk {
     const std::int64_t all = data.samples(), batches = options_.samples == 0 || options_.samples >= all
                                                            ? 0
                                                            : (options_.samples * data.batches() + all - 1) / all;
+    memo_.emplace(graph_, ctx_, pass_, options_, batches);
     in_turn ? staged(data, batches) : swept(batches);
     for (const auto& [k, open] : open_) {
       if (open.nodes.empty()) continue;
@@ -70,42 +74,75 @@ class Walk {
     while (!stages.ready().empty()) {
       ctx_.check_stop();
       const std::vector<NodeId> ready = stages.ready();
-      collect(ready, [&](NodeId n, std::vector<Hessian>& into) {
+      const auto fill = [&](NodeId n) {
+        std::vector<Hessian> sums = empty_sums(n);
         for (std::int64_t b = 0; b < stages.batches(); ++b) {
-          add(n, b, stages.value(b, graph_[n].inputs[0].value), into);
+          add(n, b, stages.value(b, graph_[n].inputs[0].value), sums);
         }
-      });
+        return sums;
+      };
+      const std::vector<Digest> digests = memo_->on() ? merkle(graph_, true) : std::vector<Digest>();
+      const std::vector<NodeId> both = shared_of(ready);
+      for (Together& group : groups_of(ready)) {
+        if (memo_->restore(digests, group)) {
+          decide(group);
+          continue;
+        }
+        group.hessians = fill(group.targets[0].nodes[0]);
+        solve(group);
+        group = {};
+      }
+      for (const NodeId n : both) shared(n, fill(n));
       done += static_cast<std::int64_t>(ready.size());
       ctx_.journal.progress({pass_, done, static_cast<std::int64_t>(layers_.size())});
       stages.advance(graph_);
     }
   }
 
-  /// Inputs of the float model, one sweep for all.
+  /// Inputs of the float model, one sweep for all that is not known.
   void swept(std::int64_t batches) {
-    std::map<NodeId, std::vector<Hessian>> sums;
-    std::map<ValueId, std::vector<NodeId>> readers;
-    std::set<std::string> known;
     std::vector<NodeId> order;
     for (const NodeId n : graph_.order()) {
       if (layers_.contains(n)) order.push_back(n);
     }
-    for (const NodeId n : order) {
-      if (is_shared(n) || known.insert(sight(n)).second) {
-        sums.emplace(n, empty_sums(n));
-        readers[graph_[n].inputs[0].value].push_back(n);
-      }
-    }
+    std::vector<Together> groups = groups_of(order);
+    const std::vector<NodeId> both = shared_of(order);
+    const std::vector<Digest> digests = merkle(graph_, false);
+    std::erase_if(groups, [&](Together& group) {
+      const bool known = memo_->restore(digests, group);
+      if (known) decide(group);
+      return known;
+    });
+    std::map<NodeId, std::vector<Hessian>> sums;
+    std::map<ValueId, std::vector<NodeId>> readers;
+    const auto reads = [&](NodeId n) {
+      sums.emplace(n, empty_sums(n));
+      readers[graph_[n].inputs[0].value].push_back(n);
+    };
+    for (const Together& group : groups) reads(group.targets[0].nodes[0]);
+    for (const NodeId n : both) reads(n);
+    if (readers.empty()) return;
     std::vector<ValueId> wanted;
     for (const auto& [v, nodes] : readers) wanted.push_back(v);
     ctx_.calibration.sweep(graph_, Reading::reference, wanted, batches,
                            [&](std::int64_t b, ValueId v, const Tensor& x) {
                              for (const NodeId n : readers.at(v)) add(n, b, x, sums.at(n));
                            });
-    collect(order, [&](NodeId n, std::vector<Hessian>& into) { into = std::move(sums.at(n)); });
+    for (Together& group : groups) {
+      group.hessians = std::move(sums.at(group.targets[0].nodes[0]));
+      solve(group);
+      group = {};
+    }
+    for (const NodeId n : both) shared(n, std::move(sums.at(n)));
   }
 
   bool is_shared(NodeId n) const { return open_.at(key(n)).nodes.size() > 1; }
+
+  std::vector<NodeId> shared_of(const std::vector<NodeId>& nodes) const {
+    std::vector<NodeId> found;
+    std::copy_if(nodes.begin(), nodes.end(), std::back_inserter(found), [&](NodeId n) { return is_shared(n); });
+    return found;
+  }
 
   /// Nodes that see the same rows have the same.
   std::string sight(NodeId n) const {
@@ -135,35 +172,21 @@ class Walk {
     });
   }
 
-  /// Groups nodes by what they see, gets the sums of each group and solves.
-  template <class Fill>
-  void collect(const std::vector<NodeId>& nodes, const Fill& fill) {
-    std::map<std::string, Together> groups;
-    std::vector<std::string> order;
+  /// Weights of nodes by what they see; shared ones are left out.
+  std::vector<Together> groups_of(const std::vector<NodeId>& nodes) const {
+    std::vector<Together> groups;
+    std::map<std::string, std::size_t> places;
     for (const NodeId n : nodes) {
-      if (is_shared(n)) {
-        shared(n, fill);
-        continue;
-      }
-      const std::string see = sight(n);
-      if (!groups.contains(see)) order.push_back(see);
-      groups[see].targets.push_back(target(n));
+      if (is_shared(n)) continue;
+      const auto [at, fresh] = places.try_emplace(sight(n), groups.size());
+      if (fresh) groups.emplace_back();
+      groups[at->second].targets.push_back(target(n));
     }
-    for (const std::string& see : order) {
-      Together& group = groups.at(see);
-      const NodeId first = group.targets[0].nodes[0];
-      group.hessians = empty_sums(first);
-      fill(first, group.hessians);
-      solve(group);
-      groups.erase(see);
-    }
+    return groups;
   }
 
-  template <class Fill>
-  void shared(NodeId n, const Fill& fill) {
+  void shared(NodeId n, std::vector<Hessian> sums) {
     Open& open = open_.at(key(n));
-    std::vector<Hessian> sums = empty_sums(n);
-    fill(n, sums);
     if (open.own.empty()) {
       open.own = std::move(sums);
     } else {
@@ -192,6 +215,7 @@ class Walk {
     const bool seen =
         std::all_of(group.hessians.begin(), group.hessians.end(), [](const Hessian& h) { return h.rows() > 0; });
     if (!seen) return;  // told at the end
+    const std::size_t facts = ctx_.journal.facts().size();
     for (const Hessian& h : group.hessians) {
       if (h.left_out() > 0) {
         ctx_.journal.warn(pass_, std::to_string(h.left_out()) + " of " + std::to_string(h.rows() + h.left_out()) +
@@ -201,6 +225,11 @@ class Walk {
       }
     }
     solve_(group);
+    memo_->keep(group, facts);
+    decide(group);
+  }
+
+  void decide(const Together& group) {
     for (const Weight& t : group.targets) {
       const Key which = key(t.nodes[0]);
       for (const NodeId n : t.nodes) graph_[n].inputs[Product::weight_input].quant = t.spec;
@@ -215,6 +244,7 @@ class Walk {
   const std::function<void(Together&)>& solve_;
   std::map<NodeId, Layer> layers_;
   std::map<Key, Open> open_;
+  std::optional<Memo> memo_;
 };
 
 }  // namespace

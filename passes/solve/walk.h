@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -29,9 +30,11 @@ struct Weight {
 struct Together {
   std::vector<Weight> targets;
   std::vector<Hessian> hessians;  // by matrix of the layer
+  std::optional<Digest> key;      // of what is kept of them (passes/solve/memo.h)
 };
 
 struct WalkOptions {
+  std::string knobs;                 // of the pass, as text: what is kept for later runs depends on them
   std::string inputs = "quantized";  // "quantized": as the layers before put them out, codes and all; "float"
   std::int64_t samples = 0;          // of the calibration data; 0: all
 };

@@ -184,3 +184,27 @@ TEST_CASE("a cache is shared by recipes: the same bytes, and only what changed i
   CHECK(run("b", {"--cache-dir", cache}) == b);
   CHECK(counts_in(log)["codes"].computed == 0);
 }
+
+TEST_CASE("solved layers are kept: the next run solves none, and the bytes are the same") {
+  const ScratchFolder folder;
+  const std::string log = (folder / "log").string();
+  const auto run = [&](std::initializer_list<std::string> more) {
+    const Words words{"quantize", sample_model("digits_transformer"), "--recipe", "w4_gptq",
+                      "-o",       (folder / "q.onnx").string(),       "--calib",  sample_data("digits_calib"),
+                      "--quiet"};
+    std::filesystem::remove(log);
+    const Outcome done = run_qtool(with(with(words, {"--log", log}), more));
+    CAPTURE(done.err);
+    CHECK(done.code == 0);
+    return made_in(folder.path());
+  };
+  const std::string cache = (folder / "cache").string(), plain = run({});
+  CHECK(run({"--cache-dir", cache}) == plain);
+  const std::int64_t layers = counts_in(log)["solved"].computed;
+  CHECK(layers > 4);
+  CHECK(run({"--cache-dir", cache}) == plain);
+  CHECK(counts_in(log)["solved"].found == layers);
+  CHECK(counts_in(log)["solved"].computed == 0);
+  CHECK(run({"--cache-dir", cache, "--set", "gptq.sweeps=1"}) != plain);
+  CHECK(counts_in(log)["solved"].found == 0);
+}
