@@ -126,6 +126,21 @@ void Hessian::merge(const Hessian& other, Threads& threads) {
   left_out_ += other.left_out_;
 }
 
+void Hessian::add_independent(std::span<const double> squares, std::int64_t rows) {
+  QTOOL_ENSURE(static_cast<std::int64_t>(squares.size()) == n_, "one mean square per input");
+  const Tiles tiles(n_);
+  const auto sums = sums_.write<double>();
+  for (std::int64_t t = 0; t < tiles.count(); ++t) {
+    tiles.at(t, [&](std::int64_t i, std::int64_t j, std::int64_t offset) {
+      for (std::int64_t r = 0; i == j && r < tiles.extent(i); ++r) {
+        sums[static_cast<std::size_t>(offset + r * tiles.extent(i) + r)] +=
+            squares[static_cast<std::size_t>(i * side + r)] * static_cast<double>(rows);
+      }
+    });
+  }
+  rows_ += rows;
+}
+
 Tensor Hessian::all(Threads& threads) const {
   Tensor sums = sums_;
   if (waits_ > 0) sum(waiting_.read<float>().data(), waits_, sums.write<double>(), threads);

@@ -25,6 +25,8 @@ class Hessian {
   void add(std::span<const float> rows, Threads&);
   /// The rows of another one of the same width as well.
   void merge(const Hessian&, Threads&);
+  /// As many rows whose inputs have these mean squares, and nothing to do with one another. `squares`: n of them.
+  void add_independent(std::span<const double> squares, std::int64_t rows);
   /// Rows that were taken up, and those that were left out.
   std::int64_t rows() const { return rows_; }
   std::int64_t left_out() const { return left_out_; }

@@ -87,7 +87,7 @@ void tell_oddities(const Graph& graph, const std::vector<Gatherer::Wish>& wishes
 
 class Means final : public Gathered {
  public:
-  explicit Means(Calibration::MeanRequest request) : request_(std::move(request)) {}
+  Means(Calibration::MeanRequest request, ChannelSums::Of of) : request_(std::move(request)), sums_(of) {}
   void add(const Tensor& t, Threads& threads) override {
     const Quant& quant = request_.seen_through;
     fits_ = fits_ && sums_.add(quant ? fake_quantize(t, *quant) : t, request_.channels, request_.axis, threads);
@@ -101,12 +101,24 @@ class Means final : public Gathered {
     sums_.read(in);
   }
   std::vector<double> means() const { return fits_ ? sums_.means() : std::vector<double>(); }
+  ChannelSums sums() const { return fits_ ? sums_ : ChannelSums(); }
 
  private:
   Calibration::MeanRequest request_;
   bool fits_ = true;
   ChannelSums sums_;
 };
+
+std::vector<Gatherer::Wish> wishes_for(std::span<const Calibration::MeanRequest> requests, ChannelSums::Of of) {
+  std::vector<Gatherer::Wish> wishes;
+  for (const Calibration::MeanRequest& r : requests) {
+    std::string what = of == ChannelSums::Of::squares ? "squares" : "means";
+    what += " of " + std::to_string(r.channels) + " channels along axis " + std::to_string(r.axis);
+    if (r.seen_through) what += ", as quantized by " + hex(fingerprint(*r.seen_through));
+    wishes.push_back({r.value, std::move(what), [r, of] { return std::make_unique<Means>(r, of); }});
+  }
+  return wishes;
+}
 
 }  // namespace
 
@@ -169,15 +181,20 @@ std::vector<Range> Calibration::ranges(const Graph& graph, Reading reading, std:
 
 std::vector<std::vector<double>> Calibration::means(const Graph& graph, Reading reading, std::int64_t batches,
                                                     std::span<const MeanRequest> requests) {
-  std::vector<Gatherer::Wish> wishes;
-  for (const MeanRequest& r : requests) {
-    std::string what = "means of " + std::to_string(r.channels) + " channels along axis " + std::to_string(r.axis);
-    if (r.seen_through) what += ", as quantized by " + hex(fingerprint(*r.seen_through));
-    wishes.push_back({r.value, std::move(what), [r] { return std::make_unique<Means>(r); }});
-  }
   std::vector<std::vector<double>> out;
+  const auto wishes = wishes_for(requests, ChannelSums::Of::elements);
   for (const auto& c : state_->gatherer.gather(data(), graph, reading, batches, wishes)) {
     out.push_back(static_cast<const Means&>(*c.all).means());
+  }
+  return out;
+}
+
+std::vector<ChannelSums> Calibration::squares(const Graph& graph, Reading reading, std::int64_t batches,
+                                              std::span<const MeanRequest> requests) {
+  std::vector<ChannelSums> out;
+  const auto wishes = wishes_for(requests, ChannelSums::Of::squares);
+  for (const auto& c : state_->gatherer.gather(data(), graph, reading, batches, wishes)) {
+    out.push_back(static_cast<const Means&>(*c.all).sums());
   }
   return out;
 }

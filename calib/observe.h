@@ -82,6 +82,9 @@ class Calibration {
   };
   std::vector<std::vector<double>> means(const Graph&, Reading, std::int64_t batches, std::span<const MeanRequest>);
 
+  /// Sums of squares in place of means, with what they are sums of; nothing where the value does not fit.
+  std::vector<ChannelSums> squares(const Graph&, Reading, std::int64_t batches, std::span<const MeanRequest>);
+
   /// Runs once over at most `batches` batches (0: all), for everything else; nothing is cached. `visit` is called as
   /// run_dataset() does: for different values from several threads at once.
   void sweep(const Graph&, Reading, std::span<const ValueId>, std::int64_t batches,

@@ -29,12 +29,12 @@ std::optional<Split> split_at(const Shape& shape, int axis) {
 }
 
 /// Adds the `inner` numbers of each of N neighbouring channels: every sum waits for itself alone.
-template <std::size_t N>
-void add_channels(const float* x, std::int64_t inner, double* sums) {
+template <std::size_t N, class Term>
+void add_channels(const float* x, std::int64_t inner, double* sums, const Term& term) {
   std::array<double, N> s;
   std::copy_n(sums, N, s.begin());
   for (std::int64_t k = 0; k < inner; ++k) {
-    for (std::size_t c = 0; c < N; ++c) s[c] += static_cast<double>(x[static_cast<std::int64_t>(c) * inner + k]);
+    for (std::size_t c = 0; c < N; ++c) s[c] += term(x[static_cast<std::int64_t>(c) * inner + k]);
   }
   std::copy_n(s.begin(), N, sums);
 }
@@ -171,19 +171,26 @@ bool ChannelSums::add(const Tensor& t, std::int64_t channels, int axis, Threads&
   constexpr std::int64_t together = 8;
   const std::int64_t per_channel = t.count() / channels;
   const std::int64_t groups = (op::elements_per_chunk / per_channel + together - 1) / together;
-  threads.for_each(channels, std::max<std::int64_t>(1, groups) * together, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t o = 0; o < s->outer; ++o) {
-      const float* row = x + o * channels * s->inner;
-      std::int64_t c = begin;
-      if (s->inner == 1) {
-        for (; c < end; ++c) sums_[index(c)] += static_cast<double>(row[c]);
+  const auto add_all = [&](const auto& term) {
+    threads.for_each(channels, std::max<std::int64_t>(1, groups) * together, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t o = 0; o < s->outer; ++o) {
+        const float* row = x + o * channels * s->inner;
+        std::int64_t c = begin;
+        if (s->inner == 1) {
+          for (; c < end; ++c) sums_[index(c)] += term(row[c]);
+        }
+        for (; c + together <= end; c += together) {
+          add_channels<together>(row + c * s->inner, s->inner, &sums_[index(c)], term);
+        }
+        for (; c < end; ++c) add_channels<1>(row + c * s->inner, s->inner, &sums_[index(c)], term);
       }
-      for (; c + together <= end; c += together) {
-        add_channels<together>(row + c * s->inner, s->inner, &sums_[index(c)]);
-      }
-      for (; c < end; ++c) add_channels<1>(row + c * s->inner, s->inner, &sums_[index(c)]);
-    }
-  });
+    });
+  };
+  if (of_ == Of::squares) {
+    add_all([](float v) { return static_cast<double>(v) * static_cast<double>(v); });
+  } else {
+    add_all([](float v) { return static_cast<double>(v); });
+  }
   count_ += per_channel;
   return true;
 }

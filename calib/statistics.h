@@ -63,21 +63,27 @@ class Statistics {
   std::int64_t infinite_ = 0;
 };
 
-/// Sums per index of one axis, in double; element by element in the order of the batches, so that the bytes depend
-/// neither on how samples are cut into batches nor on threads.
+/// Sums of elements, or of their squares, per index of one axis, in double; element by element in the order of the
+/// batches, so that the bytes depend neither on how samples are cut into batches nor on threads.
 class ChannelSums {
  public:
+  enum class Of : std::uint8_t { elements, squares };
+  explicit ChannelSums(Of of = Of::elements) : of_(of) {}
   /// `axis` < 0: from the back. False, with nothing added, when the tensor has no such axis or another extent than
   /// `channels`.
   bool add(const Tensor&, std::int64_t channels, int axis, Threads&);
   /// Per channel; empty when nothing was seen.
   std::vector<double> means() const;
+  const std::vector<double>& sums() const { return sums_; }
+  /// Elements of one channel.
+  std::int64_t count() const { return count_; }
   void write(ByteWriter&) const;
   void read(ByteReader&);
 
  private:
+  Of of_;
   std::vector<double> sums_;
-  std::int64_t count_ = 0;  // elements of one channel
+  std::int64_t count_ = 0;
 };
 
 }  // namespace qtool

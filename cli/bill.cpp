@@ -104,7 +104,7 @@ Bill plan_job(const JobRequest& request, Journal& journal, const Headers& header
   const std::shared_ptr<const Dataset> calib = open_if_named(original, setup.calib);
   const std::shared_ptr<const Dataset> eval = open_if_named(original, setup.eval);
   const bool calibrated = calib || std::any_of(setup.steps.begin(), setup.steps.end(),
-                                               [](const BoundStep& step) { return step.def->needs_data; });
+                                               [](const BoundStep& step) { return step.needs_data(); });
   check_stop(request.stop);
 
   Threads threads(request.threads, &best_integer_kernels());

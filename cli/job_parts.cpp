@@ -100,7 +100,7 @@ void require_data(const JobRequest& request, JobSetup& setup) {
     setup.ratchet.emplace(request.ratchet);
   }
   for (const BoundStep& step : setup.steps) {
-    if (!step.def->needs_data || has_data(setup.calib)) continue;
+    if (!step.needs_data() || has_data(setup.calib)) continue;
     throw Error(Code::calibration,
                 step.step.place.text() + ": " + std::string(step.def->name) + " measures on data, and there are none",
                 "name calibration data with --calib or in the recipe's `data:`");

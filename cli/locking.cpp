@@ -288,7 +288,7 @@ Lock lock_of(const Graph& graph, const std::vector<Json>& facts, const JobSetup&
   const Decided decided = read_facts(facts, lock);
   add_uses(lock, graph, decided, inputs, threads);
   if (!inputs.empty()) lock.outputs_sha256 = from.calibration_sha256;
-  const auto measures = [](const BoundStep& step) { return step.def->needs_data; };
+  const auto measures = [](const BoundStep& step) { return step.needs_data(); };
   if (std::any_of(setup.steps.begin(), setup.steps.end(), measures)) add_layers(lock, graph, layers);
   return lock;
 }

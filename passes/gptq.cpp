@@ -107,7 +107,12 @@ class Gptq final : public Pass {
     o("inputs", walk_.inputs, "inputs of a layer: as the quantized layers before it put them out, or in float",
       {"quantized", "float"});
     o("samples", walk_.samples, "samples of the calibration data to look at; 0: all", 0, 1e9);
+    o.file("importance", walk_.importance,
+           "importance matrix (qtool imatrix, llama.cpp) in place of data: inputs that have nothing to do with one "
+           "another");
   }
+
+  bool does_without_data() const override { return !walk_.importance.empty(); }
 
   void run(Graph& graph, PassContext& ctx) override {
     walk_.knobs = fingerprint_knobs([this](Options& o) { options(o); });
@@ -129,7 +134,9 @@ class Gptq final : public Pass {
       use.quant = std::move(spec);
     }
     if (layers.empty()) return;
-    forecast.sweeps.push_back({"gptq", graph, Reading::quantized, walk_.samples, 1, std::move(seen), "sum"});
+    if (walk_.importance.empty()) {
+      forecast.sweeps.push_back({"gptq", graph, Reading::quantized, walk_.samples, 1, std::move(seen), "sum"});
+    }
     find_pass("round_nearest")->make()->plan(graph, own, forecast);
   }
 

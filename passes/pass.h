@@ -55,6 +55,8 @@ class Pass {
  public:
   virtual ~Pass() = default;
   virtual void options(Options&) {}
+  /// Whether the knobs name what calibration data would tell: PassDef::needs_data does not hold then.
+  virtual bool does_without_data() const { return false; }
   virtual void run(Graph&, PassContext&) = 0;
   /// What run() would make of the graph, told without reading weights (large ones are absent, formats/ir/absent.h) or
   /// running the model: what it would read and compute goes into the forecast. The same decisions as run(), made by the

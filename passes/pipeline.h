@@ -24,6 +24,7 @@ struct BoundStep {
   const PassDef* def = nullptr;
   std::unique_ptr<Pass> pass;
   Step step;
+  bool needs_data() const { return def->needs_data && !pass->does_without_data(); }
 };
 
 /// Finds passes and binds knobs. Error(Code::usage) with place for unknown passes and knobs. Nothing is run.

@@ -4,11 +4,13 @@
 // Works on every use of a constant that has a decision without codes. Scales that are there already (learned by an
 // earlier pass) stay. `clip: mse` shrinks the range of each scale by the ratio that loses least in the mean square
 // (gptq.md 4.2); block formats have rules of their own (number-formats.md sections 5 and 7), and `scale_rule` names
-// one. Biases get no codes, since scale and codes follow from activation and weight; but a bias that int32 cannot hold
+// one. `importance` weighs the errors of that search by the mean squares of the inputs, as llama.cpp's quantizers do.
+// Biases get no codes, since scale and codes follow from activation and weight; but a bias that int32 cannot hold
 // enlarges the scale of its weights first (onnx-quantized.md section 3, Conventions).
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <optional>
 #include <string>
 
 #include "formats/base/error.h"
@@ -16,6 +18,7 @@
 #include "formats/ir/merkle.h"
 #include "formats/ir/quant.h"
 #include "formats/ir/snapshot.h"
+#include "passes/importance.h"
 #include "passes/pass.h"
 #include "passes/product.h"
 #include "passes/rewrite.h"
@@ -37,7 +40,7 @@ void refuse_if_not_finite(const Graph& graph, NodeId node, ValueId v, const Tens
 }
 
 class RoundNearest final : public Pass {
-  std::string clip_ = "minmax", scale_format_ = "auto", scale_rule_ = "auto";
+  std::string clip_ = "minmax", scale_format_ = "auto", scale_rule_ = "auto", importance_;
 
  public:
   void options(Options& o) override {
@@ -46,16 +49,20 @@ class RoundNearest final : public Pass {
     o("scale_rule", scale_rule_,
       "how a scale is chosen, where the rule fits the format of scales; auto: as the number format says",
       {"auto", "range", "full_range", "floor", "even", "ceil", "rceil", "search", "four_over_six"});
+    o.file("importance", importance_,
+           "importance matrix (qtool imatrix, llama.cpp): how much the error of each input counts where scales are "
+           "searched");
   }
 
   void run(Graph& graph, PassContext& ctx) override {
     const std::vector<Links::Consumer> uses = open_uses(graph, ctx);
+    const std::optional<Importance> importance = importance_for(graph, uses, ctx);
     std::vector<Quant> decided(uses.size());
     ctx.threads.for_each(static_cast<std::int64_t>(uses.size()), 1, [&](std::int64_t from, std::int64_t to) {
       for (std::int64_t i = from; i < to; ++i) {
         ctx.check_stop();
         const auto k = static_cast<std::size_t>(i);
-        decided[k] = known_or_rounded(graph, uses[k], ctx.keeping);
+        decided[k] = known_or_rounded(graph, uses[k], weights_for(graph, uses[k], importance), ctx.keeping);
       }
     });
     share(graph, uses, decided);
@@ -101,6 +108,38 @@ class RoundNearest final : public Pass {
     return uses;
   }
 
+  std::optional<Importance> importance_for(const Graph& graph, const std::vector<Links::Consumer>& uses,
+                                           PassContext& ctx) const {
+    if (importance_.empty()) return {};
+    std::vector<Product> products;
+    bool searched = false;
+    for (const Links::Consumer& place : uses) {
+      const auto product = weighed(graph, place);
+      if (product) products.push_back(*product);
+      const QuantSpec& spec = *use_at(graph, place).quant;
+      const ScaleRule rule = rule_for(spec);
+      searched = searched || rule == ScaleRule::search || rule == ScaleRule::four_over_six || spec.alternative;
+    }
+    if (products.empty()) return {};
+    if (!searched) {
+      ctx.journal.warn("round_nearest", "importance says nothing without a search: set `clip: mse`");
+      return {};
+    }
+    return Importance(importance_, graph, products, "round_nearest", ctx.journal);
+  }
+
+  /// The product whose weight this use is.
+  static std::optional<Product> weighed(const Graph& graph, const Links::Consumer& place) {
+    return place.input == static_cast<int>(Product::weight_input) ? product_of(graph, place.node) : std::nullopt;
+  }
+
+  /// Of each element; empty: all count alike.
+  static Tensor weights_for(const Graph& graph, const Links::Consumer& place,
+                            const std::optional<Importance>& importance) {
+    const auto product = importance ? weighed(graph, place) : std::nullopt;
+    return product ? weight_of_elements(graph, *product, importance->squares(graph, *product)) : Tensor();
+  }
+
   /// Uses of one tensor under one decision go on sharing it.
   static void share(Graph& graph, const std::vector<Links::Consumer>& uses, const std::vector<Quant>& decided) {
     std::map<std::pair<ValueId, const QuantSpec*>, Quant> shared;
@@ -118,16 +157,19 @@ class RoundNearest final : public Pass {
 
   /// Codes follow from the weight and from what was decided about it, and are kept under both: where they are slow to
   /// find, or where other runs may want them.
-  Quant known_or_rounded(const Graph& graph, const Links::Consumer& place, const Keeping& keeping) const {
+  Quant known_or_rounded(const Graph& graph, const Links::Consumer& place, const Tensor& weights,
+                         const Keeping& keeping) const {
     Kept* kept = keeping.kept;
-    if (!use_at(graph, place).quant->ranges.empty()) return round(graph, place);
-    if (!kept || !(kept->cache() || (kept->work() && clip_ == "mse"))) return round(graph, place);
+    if (!use_at(graph, place).quant->ranges.empty()) return round(graph, place, weights);
+    if (!kept || !(kept->cache() || (kept->work() && clip_ == "mse"))) return round(graph, place, weights);
     const Use& use = use_at(graph, place);
     const Tensor& data = graph[use.value].data;
     Json about = Json::object();
     about.set("value", graph[use.value].name);
-    about.set("what", std::string(use.quant->format->name) + " codes, clip " + clip_ + ", scales " + scale_format_);
+    about.set("what", std::string(use.quant->format->name) + " codes, clip " + clip_ + ", scales " + scale_format_ +
+                          (scale_rule_ == "auto" ? "" : ", rule " + scale_rule_));
     about.set("value_sha256", hex(Hasher().number(data.dtype()).digest(data.digest()).finish()));
+    if (!weights.empty()) about.set("importance", hex(weights.digest()));
     about.set("shape", to_string(data.shape())).set("decision", hex(fingerprint(*use.quant)));
     about.set("build", *keeping.origin.find("build"));
     Json identity = about;
@@ -140,7 +182,7 @@ class RoundNearest final : public Pass {
       if (!fits) ByteReader::fail();
     };
     if (kept->find("codes", key, about, read)) return spec;
-    const Quant rounded = round(graph, place);
+    const Quant rounded = round(graph, place, weights);
     kept->keep("codes", key, about, [rounded](ByteWriter& out, const Store&) {
       QuantSpec all = *rounded;
       for (const Tensor* t : tensors_of(std::as_const(all))) write_tensor(out, *t);
@@ -148,7 +190,7 @@ class RoundNearest final : public Pass {
     return rounded;
   }
 
-  Quant round(const Graph& graph, const Links::Consumer& place) const {
+  Quant round(const Graph& graph, const Links::Consumer& place, const Tensor& weights) const {
     const Use& use = use_at(graph, place);
     const Tensor& data = graph[use.value].data;
     const Tensor x = to_f32(data);
@@ -156,23 +198,24 @@ class RoundNearest final : public Pass {
     QuantSpec spec = *use.quant;
     spec.dynamic = false;
     const bool half = scale_format_ == "f16" || (scale_format_ == "auto" && data.dtype() == DType::f16);
-    return std::make_shared<const QuantSpec>(rounded(std::move(spec), x, half));
+    return std::make_shared<const QuantSpec>(rounded(std::move(spec), x, weights, half));
   }
 
   /// Scales by the rule of the spec or of the recipe, codes to nearest.
-  QuantSpec rounded(QuantSpec spec, const Tensor& x, bool half) const {
+  QuantSpec rounded(QuantSpec spec, const Tensor& x, const Tensor& weights, bool half) const {
     if (spec.scale.empty()) {
       const ScaleRule rule = spec.rule;
       spec.rule = rule_for(spec);
       const HalfScales stored(spec, half);
-      choose_scales(spec, x);
+      choose_scales(spec, x, weights);
       spec.rule = rule;
     }
     spec.codes = quantize(x, spec);
     for (IndexRange& r : spec.ranges) {
       if (!r.quant || !r.quant->codes.empty()) continue;
       const Tensor part = part_of(x, spec.range_axis, r.begin, r.end);
-      r.quant = std::make_shared<const QuantSpec>(rounded(*r.quant, part, half));
+      const Tensor their = weights.empty() ? Tensor() : part_of(weights, spec.range_axis, r.begin, r.end);
+      r.quant = std::make_shared<const QuantSpec>(rounded(*r.quant, part, their, half));
     }
     return spec;
   }

@@ -27,6 +27,7 @@ struct Knob {
   double lowest = -std::numeric_limits<double>::infinity();  // numbers: inclusive bounds
   double highest = std::numeric_limits<double>::infinity();
   std::vector<std::string_view> choices;  // strings: the legal words; empty: any
+  bool is_file = false;                   // strings: a path, seen from the folder of the recipe; may be empty
 };
 
 class Options {
@@ -42,6 +43,10 @@ class Options {
   void operator()(std::string_view name, std::string& slot, std::string_view help,
                   std::initializer_list<std::string_view> choices = {}) {
     visit({name, help, &slot, 0, 0, choices});
+  }
+  /// A file that is read, whose bytes stand for it in the fingerprint; empty: none.
+  void file(std::string_view name, std::string& slot, std::string_view help) {
+    visit({name, help, &slot, 0, 0, {}, true});
   }
   void operator()(std::string_view name, std::vector<std::string>& slot, std::string_view help) {
     visit({name, help, &slot, 0, 0, {}});

@@ -8,6 +8,7 @@
 
 #include "formats/base/error.h"
 #include "formats/ir/merkle.h"
+#include "passes/importance.h"
 #include "passes/rewrite.h"
 #include "passes/solve/memo.h"
 #include "passes/solve/stages.h"
@@ -38,10 +39,11 @@ class Walk {
 
   void run() {
     if (layers_.empty()) return;
+    if (!options_.importance.empty()) return weighed();
     if (!ctx_.calibration.has_data()) {
       throw Error(Code::calibration,
                   std::string(pass_) + " weighs errors by the inputs of layers, and there are no data",
-                  "name data with --calib or in the recipe, or use round_nearest");
+                  "name data with --calib or in the recipe, or an importance matrix, or use round_nearest");
     }
     const Dataset& data = ctx_.calibration.data();
     const bool in_turn = options_.inputs == "quantized" && data.state().empty();
@@ -134,6 +136,38 @@ class Walk {
       group = {};
     }
     for (const NodeId n : both) shared(n, std::move(sums.at(n)));
+  }
+
+  /// Inputs that have nothing to do with one another, weighed by their mean squares.
+  void weighed() {
+    std::vector<Product> products;
+    for (const NodeId n : graph_.order()) {
+      if (layers_.contains(n)) products.push_back(*product_of(graph_, n));
+    }
+    const Importance importance(options_.importance, graph_, products, pass_, ctx_.journal);
+    memo_.emplace(graph_, ctx_, pass_, options_, 0);  // of what has no key nothing is kept: it is found in no time
+    for (const Product& p : products) {
+      ctx_.check_stop();
+      const auto open = open_.find(key(p.node));
+      if (open == open_.end() || open->second.nodes.empty() || open->second.nodes.front() != p.node) continue;
+      const Layer& layer = layers_.at(p.node);
+      const std::vector<double> squares = importance.squares(graph_, p);
+      const std::int64_t channels = layer.columns() / p.taps;
+      // A diagonal is never short of rows, however few tokens there were.
+      const auto rows = std::max(layer.columns(), static_cast<std::int64_t>(importance.tokens(graph_, p)));
+      Together group;
+      group.hessians = empty_sums(p.node);
+      for (std::int64_t i = 0; i < layer.matrices(); ++i) {
+        std::vector<double> columns(static_cast<std::size_t>(layer.columns()));
+        for (std::size_t c = 0; c < columns.size(); ++c) {
+          columns[c] = squares[static_cast<std::size_t>(i * channels) + c / static_cast<std::size_t>(p.taps)];
+        }
+        group.hessians[static_cast<std::size_t>(i)].add_independent(columns, rows);
+      }
+      group.targets.push_back(target(p.node));
+      group.targets[0].nodes = open->second.nodes;
+      solve(group);
+    }
   }
 
   bool is_shared(NodeId n) const { return open_.at(key(n)).nodes.size() > 1; }

@@ -37,6 +37,7 @@ struct WalkOptions {
   std::string knobs;                 // of the pass, as text: what is kept for later runs depends on them
   std::string inputs = "quantized";  // "quantized": as the layers before put them out, codes and all; "float"
   std::int64_t samples = 0;          // of the calibration data; 0: all
+  std::string importance;  // an importance matrix that stands for the inputs, and no data are run; empty: none
 };
 
 /// Layers whose weight has a decision and no codes, in the order of the graph, as far as the step selects them.
@@ -45,8 +46,8 @@ std::vector<Layer> open_layers(const Graph&, const PassContext&);
 /// Every use of a weight by a product that has a decision and no codes, in the order of the graph. A weight that
 /// several nodes use comes once, with the inputs of all of them, when the last one's are known; until then the others
 /// run with nearest codes. Weights whose inputs nobody saw are left out, with a skip in the journal; so are all where
-/// there are no data. Error(Code::calibration) when none is left. `solve` fills in Weight::spec; where it leaves codes
-/// empty, later passes decide.
+/// there are no data. An importance matrix makes diagonal Hessians in place of data. Error(Code::calibration) when none
+/// is left. `solve` fills in Weight::spec; where it leaves codes empty, later passes decide.
 void walk_layers(Graph&, PassContext&, std::string_view pass, const WalkOptions&,
                  const std::function<void(Together&)>& solve);
 

@@ -3,12 +3,16 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 
 #include "formats/base/error.h"
+#include "formats/base/file.h"
+#include "formats/base/hash.h"
 #include "formats/number/scheme.h"
 #include "recipes/reader/yaml.h"
 
 namespace qtool {
+namespace fs = std::filesystem;
 namespace {
 
 /// The number without trailing zeros: "1", "0.5", "1e+20".
@@ -68,6 +72,15 @@ struct Assign {
       fail("one of " + listed(choices));
     }
     *slot = word;
+    if (knob.is_file && !word.empty()) *slot = file(word);
+  }
+  /// As data are found: from the folder of the recipe, or from here with --set.
+  std::string file(const std::string& word) const {
+    fs::path path = word;
+    if (setting.place.line != 0 && path.is_relative()) path = fs::path(setting.place.file).parent_path() / path;
+    std::error_code error;
+    if (!fs::is_regular_file(path, error)) fail("a file that is there");
+    return path.string();
   }
   void operator()(std::vector<std::string>* slot) const {
     std::vector<std::string> words;
@@ -153,6 +166,7 @@ struct Describer final : Options {
   void visit(const Knob& knob) override {
     std::string_view type;
     const Json value = std::visit(Show{type}, knob.slot);
+    if (knob.is_file) type = "file";
     Json row = Json::object();
     row.set("name", knob.name).set("type", type).set("default", value);
     if (type == "integer" || type == "number") {
@@ -174,6 +188,10 @@ struct Printer final : Options {
     std::string_view type;
     const Json value = std::visit(Show{type}, knob.slot);
     text += (text.empty() ? "" : " ") + std::string(knob.name) + "=";
+    if (knob.is_file && value.is_string() && !value.as_string().empty()) {
+      text += "sha256:" + hex(Hasher().bytes(MappedFile(value.as_string()).bytes()).finish());
+      return;
+    }
     text += value.is_string() ? value.as_string() : value.dump();
   }
 };

@@ -21,7 +21,7 @@ using Declare = std::function<void(Options&)>;
 void bind_knobs(const Settings&, const Declare&, std::string_view owner);
 /// name, type, default, range or choices, help; for `passes`, docs and the schema.
 Json describe_knobs(const Declare&);
-/// "group=128 weights=int4 ...": current values in declaration order.
+/// "group=128 weights=int4 ...": current values in declaration order; files by their SHA-256.
 std::string fingerprint_knobs(const Declare&);
 
 }  // namespace qtool

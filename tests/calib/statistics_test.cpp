@@ -93,6 +93,14 @@ TEST_CASE("sums per channel have the bits of a plain loop, for any cut and any n
     for (std::size_t i = 0; i < x.size(); ++i) {
       expected[i / static_cast<std::size_t>(inner) % expected.size()] += static_cast<double>(x[i]);
     }
+    std::vector<double> squares(expected.size());
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      squares[i / static_cast<std::size_t>(inner) % squares.size()] += static_cast<double>(x[i]) * x[i];
+    }
+    ChannelSums squared(ChannelSums::Of::squares);
+    REQUIRE(squared.add(Tensor::of<float>(shape, std::span<const float>(x)), channels, 1, three));
+    CHECK(squared.sums() == squares);
+    CHECK(squared.count() == outer * inner);
     for (double& sum : expected) sum /= static_cast<double>(outer * inner);
     ChannelSums whole, cut;
     REQUIRE(whole.add(Tensor::of<float>(shape, std::span<const float>(x)), channels, 1, one));

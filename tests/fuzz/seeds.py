@@ -204,6 +204,13 @@ def locks():
     put("lock", "seed_all", json.dumps(lock, indent=1) + "\n")
 
 
+def containers():
+    golden = CORPUS.parents[1] / "golden" / "gguf"
+    for target, name in (("gguf", "container.gguf"), ("gguf", "imatrix.gguf"), ("imatrix", "imatrix.gguf"),
+                         ("imatrix", "imatrix.dat")):
+        put(target, "seed_" + name.replace(".", "_"), (golden / name).read_bytes())
+
+
 def main():
     for name, model in onnx_models():
         for target in ("onnx", "onnx_file"):
@@ -212,6 +219,7 @@ def main():
     images()
     words()
     locks()
+    containers()
 
 
 if __name__ == "__main__":

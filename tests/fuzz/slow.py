@@ -21,7 +21,9 @@ SECONDS = int(os.environ.get("QTOOL_FUZZ_SECONDS", "60"))
 # small multiple of its file (sparse and deflated data: 16 MiB, or 128 and 1032 times their bytes); a picture takes what
 # its header says, where the compressed data can fill that.
 LIMITS = {
+    "gguf": (4096, 16),
     "image": (4096, 128),
+    "imatrix": (4096, 16),
     "jsonl": (4096, 16),
     "lock": (8192, 16),
     "npy": (4096, 16),
@@ -38,6 +40,8 @@ WORDS = {
     "recipe": ["version", "target", "steps", "rules", "where", "not_name", "region", "keep", "float", "emit", "gate", "data",
                "image", "eval", "group", "weights", "!!str", "&a", "*a", "<<", "|", ">", "---", "%YAML"],
     "safetensors": ["__metadata__", "dtype", "shape", "data_offsets", "F32", "BF16", "F8_E4M3", "BOOL"],
+    "gguf": ["GGUF", "general.alignment"],
+    "imatrix": ["GGUF", "general.type", "imatrix", ".in_sum2", ".counts"],
     "npy": ["descr", "fortran_order", "shape", "<f4", "|b1", ">i8", "True", "False", "\\x93NUMPY"],
     "npz": ["PK\\x01\\x02", "PK\\x03\\x04", "PK\\x05\\x06", "PK\\x06\\x06", "PK\\x06\\x07", ".npy", "\\xff\\xff\\xff\\xff"],
     "image": ["IHDR", "IDAT", "PLTE", "tRNS", "gAMA", "iCCP", "IEND", "\\xff\\xc0", "\\xff\\xc2", "\\xff\\xc4", "\\xff\\xda"],

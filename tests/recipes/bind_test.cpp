@@ -4,7 +4,9 @@
 #include <doctest/doctest.h>
 
 #include "formats/base/error.h"
+#include "formats/base/file.h"
 #include "formats/number/number.h"
+#include "tests/support.h"
 
 using namespace qtool;
 
@@ -89,4 +91,26 @@ TEST_CASE("one declaration gives help and fingerprint") {
   CHECK(described.as_array()[1].dump() ==
         R"({"name": "group", "type": "integer", "default": 32, "lowest": 1, "highest": 128, "help": "a size"})");
   CHECK(described.as_array()[3].find("choices")->dump() == R"(["minmax", "entropy"])");
+}
+
+TEST_CASE("files are found from the folder of the recipe, and stand for their bytes in the fingerprint") {
+  const test::ScratchFolder folder;
+  OutputFile file(folder / "abc");
+  file.write("abc");
+  file.publish();
+  std::string path;
+  const Declare declare = [&](Options& o) { o.file("importance", path, "a file"); };
+  CHECK(fingerprint_knobs(declare) == "importance=");
+  const auto bind = [&](const std::string& name) {
+    const std::string recipe = (folder / "r.yaml").string();
+    bind_knobs(parse_recipe("version: 1\nsteps:\n  - p: {importance: " + name + "}\n", recipe).steps[0].knobs, declare,
+               "step \"p\"");
+  };
+  bind("abc");
+  CHECK(path == (folder / "abc").string());
+  // FIPS 180-4, the example of one block.
+  CHECK(fingerprint_knobs(declare) ==
+        "importance=sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+  CHECK(describe_knobs(declare).as_array()[0].find("type")->as_string() == "file");
+  CHECK_THROWS_AS(bind("absent"), Error);
 }
