@@ -3,9 +3,10 @@
 
 #include <algorithm>
 #include <bit>
+#include <memory>
 #include <vector>
 
-#include "calib/linalg.h"
+#include "calib/gram_tile.h"
 #include "calib/ops/scratch.h"
 #include "formats/base/error.h"
 #include "formats/base/widest.h"
@@ -13,7 +14,7 @@
 namespace qtool {
 namespace {
 
-constexpr std::int64_t side = 512;  // of a tile
+constexpr std::int64_t side = 2 * GramTile::width;  // of a tile: both strips that meet in it fit into the cache
 
 /// The tiles of the upper triangle, row by row; those at the right edge are narrower.
 struct Tiles {
@@ -39,11 +40,10 @@ struct Tiles {
   }
 };
 
-/// Few enough that sums in float32 stay exact to a few units in the last place and that they fit into 64 MiB; many
-/// enough that adding up products costs little beside forming them.
+/// Rows that are laid out in panels at a time: enough that going through all sums costs little beside forming products.
 std::int64_t part_for(std::int64_t n) {
-  constexpr std::int64_t most_rows = 8192, least_rows = 512, most_numbers = 1 << 24, per_column = 16;
-  return std::clamp(std::min(most_numbers / n, per_column * n), least_rows, most_rows);
+  constexpr std::int64_t few = 64;  // columns
+  return n < few ? GramTile::chain : 2 * GramTile::chain;
 }
 
 bool is_finite(const float* x, std::int64_t n) {
@@ -65,18 +65,44 @@ Hessian::Hessian(std::int64_t n)
 }
 
 void Hessian::sum(const float* rows, std::int64_t count, std::span<double> sums, Threads& threads) const {
+  constexpr std::int64_t width = GramTile::width, height = GramTile::height, together = 32;  // rows: one page each
+  const std::int64_t panels = pieces(n_, width);
+  const std::shared_ptr<float> laid_out = scratch_of<float>(panels * count * width);
+  float* const x = laid_out.get();
+  threads.for_each(count, together, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t p = 0; p < panels; ++p) {
+      const std::int64_t columns = std::min(width, n_ - p * width);
+      for (std::int64_t k = begin; k < end; ++k) {
+        float* to = x + (p * count + k) * width;
+        std::copy_n(rows + k * n_ + p * width, columns, to);
+        std::fill(to + columns, to + width, 0.0F);
+      }
+    }
+  });
   const Tiles tiles(n_);
+  const GramTile::Add multiply = GramTile::with(widest_floats());
   threads.for_each(tiles.count(), 1, [&](std::int64_t begin, std::int64_t end) {
-    Scratch scratch;
     for (std::int64_t t = begin; t < end; ++t) {
       tiles.at(t, [&](std::int64_t i, std::int64_t j, std::int64_t offset) {
         const std::int64_t m = tiles.extent(i), k = tiles.extent(j);
-        float* product = scratch.get(m * k);
-        gemm(threads, true, false, m, k, count, 1.0F, rows + i * side, n_, rows + j * side, n_, 0.0F, product, k);
-        double* to = sums.data() + offset;
-        with_widest_vectors([&]() QTOOL_INLINE {
-          for (std::int64_t e = 0; e < m * k; ++e) to[e] += static_cast<double>(product[e]);
-        });
+        for (std::int64_t column = 0; column < k; column += width) {
+          const float* right = x + (j * side + column) / width * count * width;
+          const std::int64_t last = i == j ? std::min(m, column + width) : m;
+          for (std::int64_t row = 0; row < last; row += height) {
+            const std::int64_t place = i * side + row;
+            const float* left = x + place / width * count * width + place % width;
+            double* to = sums.data() + offset + row * k + column;
+            if (row + height <= m && column + width <= k) {
+              multiply(count, left, right, to, k);
+              continue;
+            }
+            double edge[height * width] = {};
+            multiply(count, left, right, edge, width);
+            for (std::int64_t r = 0; r < std::min(height, m - row); ++r) {
+              for (std::int64_t c = 0; c < std::min(width, k - column); ++c) to[r * k + c] += edge[r * width + c];
+            }
+          }
+        }
       });
     }
   });
@@ -154,19 +180,23 @@ Tensor Hessian::matrix(Threads& threads) const {
   Tensor out = Tensor::unset(DType::f64, {n_, n_});
   const auto h = out.write<double>();
   const double scale = 2.0 / static_cast<double>(rows_);
+  constexpr std::int64_t line = 8;  // numbers of a cache line, which are written together
   const Tiles tiles(n_);
   threads.for_each(tiles.count(), 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t t = begin; t < end; ++t) {
       tiles.at(t, [&](std::int64_t i, std::int64_t j, std::int64_t offset) {
         const double* tile = from.data() + offset;
         const std::int64_t width = tiles.extent(j);
+        // A tile on the diagonal is taken from its upper half alone: symmetric to the last bit.
         for (std::int64_t a = 0; a < tiles.extent(i); ++a) {
-          // A tile on the diagonal is taken from its upper half alone: symmetric to the last bit.
-          for (std::int64_t b = i == j ? a : 0; b < width; ++b) {
-            const double x = scale * tile[a * width + b];
-            const auto row = i * side + a, column = j * side + b;
-            h[static_cast<std::size_t>(row * n_ + column)] = x;
-            h[static_cast<std::size_t>(column * n_ + row)] = x;
+          double* row = h.data() + (i * side + a) * n_ + j * side;
+          for (std::int64_t b = i == j ? a : 0; b < width; ++b) row[b] = scale * tile[a * width + b];
+        }
+        for (std::int64_t first = 0; first < tiles.extent(i); first += line) {
+          for (std::int64_t b = 0; b < width; ++b) {
+            double* column = h.data() + (j * side + b) * n_ + i * side;
+            const std::int64_t below = std::min(first + line, i == j ? b : tiles.extent(i));
+            for (std::int64_t a = first; a < below; ++a) column[a] = scale * tile[a * width + b];
           }
         }
       });

@@ -3,8 +3,8 @@
 //
 //   H = (2 / T) X^T X      X [T, n]: one row per token, pixel or time step    (gptq.md section 2)
 //
-// so that 1/2 tr(E H E^T) is the mean squared error of the outputs. Rows stream in; products of a few thousand rows are
-// formed in float32 and their sums kept in double, which is exact enough to be called double (gptq.md 3.2). The cut
+// so that 1/2 tr(E H E^T) is the mean squared error of the outputs. Rows stream in; products of a few hundred rows are
+// summed in float32 and their sums in double, which is exact enough to be called double (gptq.md 3.2). The cut
 // into such parts goes by rows alone, so that batches and threads do not show in the bytes.
 #pragma once
 
@@ -41,7 +41,7 @@ class Hessian {
   void sum(const float* rows, std::int64_t count, std::span<double> sums, Threads&) const;
   Tensor all(Threads&) const;
 
-  std::int64_t n_, part_;  // rows that are summed in float32
+  std::int64_t n_, part_;  // rows that are laid out at a time
   Tensor sums_;            // tiles of the upper triangle, one after the other
   Tensor waiting_;         // [part, n]: rows that do not fill a part yet
   std::int64_t waits_ = 0, rows_ = 0, left_out_ = 0;

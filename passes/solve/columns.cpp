@@ -2,6 +2,7 @@
 #include "passes/solve/columns.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "calib/linalg.h"
 #include "formats/base/error.h"
@@ -11,6 +12,25 @@ namespace qtool::solve {
 namespace {
 
 constexpr std::int64_t tile = 64;  // rows that stay in the nearest cache while a block of columns goes by
+
+/// to[r] += u[0] d[r] + u[1] d[tile + r] + ... for all rows of a tile, one after the other in registers.
+template <class T>
+void take_up(std::int64_t terms, const T* u, const T* d, T* to) {
+  with_widest_vectors([&]() QTOOL_INLINE {
+    using Lanes __attribute__((vector_size(64))) = T;
+    constexpr std::int64_t lanes = 64 / sizeof(T), count = tile / lanes;
+    Lanes sum[count], next;
+    for (std::int64_t v = 0; v < count; ++v) std::memcpy(&sum[v], to + v * lanes, sizeof next);
+    for (std::int64_t j = 0; j < terms; ++j, d += tile) {
+#pragma GCC unroll 8
+      for (std::int64_t v = 0; v < count; ++v) {
+        std::memcpy(&next, d + v * lanes, sizeof next);
+        sum[v] += u[j] * next;
+      }
+    }
+    for (std::int64_t v = 0; v < count; ++v) std::memcpy(to + v * lanes, &sum[v], sizeof next);
+  });
+}
 
 template <class T>
 class Loop {
@@ -41,6 +61,11 @@ class Loop {
         gemm(threads_, true, false, width, m_, begin, T(1), u_ + begin, n_, delta_.data(), m_, T(0), feedback.data(),
              m_);
       }
+      block_.resize(static_cast<std::size_t>(width * width));
+      for (std::int64_t j = 0; j < width; ++j) {
+        const T* row = u_ + (begin + j) * n_ + begin;
+        for (std::int64_t k = j + 1; k < width; ++k) block_[static_cast<std::size_t>(k * width + j)] = row[k];
+      }
       threads_.for_each(m_, tile, [&](std::int64_t first, std::int64_t last) {
         rows(begin, end, first, last - first, feedback.data() + first);
       });
@@ -59,16 +84,19 @@ class Loop {
     return end;
   }
 
-  /// Columns [begin, end) for `count` rows from `first` on; feedback[k * m] is that of column begin + k.
-  void rows(std::int64_t begin, std::int64_t end, std::int64_t first, std::int64_t count, T* feedback) {
-    T now[tile], value[tile];
+  /// Columns [begin, end) for `count` rows from `first` on; feedback[k * m] is that of column begin + k from the blocks
+  /// before this one.
+  void rows(std::int64_t begin, std::int64_t end, std::int64_t first, std::int64_t count, const T* feedback) {
+    const std::int64_t width = end - begin;
+    std::vector<T> own(static_cast<std::size_t>(width * tile));  // Q - W of this block
+    T now[tile], value[tile], taken[tile] = {};
     for (std::int64_t p = begin; p < end; ++p) {
-      const std::int64_t c = column(p);
+      const std::int64_t c = column(p), k = p - begin;
       const bool new_plane = p == 0 || grid_.plane(column(p - 1)) != grid_.plane(c);
-      if (options_.fit_on_the_way && new_plane) fit(p, begin, end, first, count, feedback);
+      if (options_.fit_on_the_way && new_plane) fit(p, begin, end, first, count, feedback, own.data());
       const float* w = w_.data() + c * m_ + first;
-      const T* taken = feedback + (p - begin) * m_;
-      T* delta = delta_.data() + p * m_ + first;
+      std::copy_n(feedback + k * m_, count, taken);
+      take_up(k, block_.data() + k * width, own.data(), taken);
       with_widest_vectors([&]() QTOOL_INLINE {
         QTOOL_INDEPENDENT
         for (std::int64_t r = 0; r < count; ++r) now[r] = T(w[r]) - taken[r];
@@ -77,7 +105,7 @@ class Loop {
       float* q = out_.values.data() + c * m_ + first;
       double* loss = out_.loss.data() + first;
       const double half = 0.5 * h_.d[static_cast<std::size_t>(p)];
-      const T* u = u_ + p * n_ + begin;
+      T* delta = own.data() + k * tile;
       with_widest_vectors([&]() QTOOL_INLINE {
         QTOOL_INDEPENDENT
         for (std::int64_t r = 0; r < count; ++r) {
@@ -86,38 +114,33 @@ class Loop {
           const double e = static_cast<double>(value[r]) - static_cast<double>(now[r]);
           loss[r] += half * e * e;
         }
-        for (std::int64_t k = p - begin + 1; k < end - begin; ++k) {
-          T* to = feedback + k * m_;
-          const T x = u[k];
-          QTOOL_INDEPENDENT
-          for (std::int64_t r = 0; r < count; ++r) to[r] += x * delta[r];
-        }
       });
+      std::copy_n(delta, count, delta_.data() + p * m_ + first);
     }
   }
 
   /// Scales of the plane that begins at place p, from its weights as they would be if nothing more were rounded: X with
-  /// X U_gg = -feedback is what they take up.
+  /// X U_gg = -feedback is what they take up. `own`: Q - W of the places of this block before p.
   void fit(std::int64_t p, std::int64_t begin, std::int64_t end, std::int64_t first, std::int64_t count,
-           const T* feedback) {
+           const T* feedback, const T* own) {
     const std::int32_t plane = grid_.plane(column(p));
     std::int64_t last = p + 1;
     while (last < end && grid_.plane(column(last)) == plane) ++last;
-    const std::int64_t width = last - p;
-    std::vector<T> taken(static_cast<std::size_t>(width * count));
-    std::vector<float> now(taken.size());
+    const std::int64_t width = last - p, before = p - begin;
+    std::vector<T> taken(static_cast<std::size_t>(width * tile));
+    std::vector<float> now(static_cast<std::size_t>(width * count));
     for (std::int64_t k = 0; k < width; ++k) {
-      T* x = taken.data() + k * count;
-      const T* from = feedback + (p - begin + k) * m_;
-      for (std::int64_t r = 0; r < count; ++r) x[r] = -from[r];
-      for (std::int64_t j = 0; j < k; ++j) {
-        const T u = u_[(p + j) * n_ + p + k];
-        const T* other = taken.data() + j * count;
-        for (std::int64_t r = 0; r < count; ++r) x[r] -= u * other[r];
-      }
+      T* x = taken.data() + k * tile;
+      const T* u = block_.data() + (before + k) * (end - begin);
+      std::copy_n(feedback + (before + k) * m_, count, x);
+      take_up(before, u, own, x);
+      take_up(k, u + before, taken.data(), x);
       const float* w = w_.data() + column(p + k) * m_ + first;
       float* to = now.data() + k * count;
-      for (std::int64_t r = 0; r < count; ++r) to[r] = static_cast<float>(T(w[r]) + x[r]);
+      with_widest_vectors([&]() QTOOL_INLINE {
+        for (std::int64_t r = 0; r < tile; ++r) x[r] = -x[r];
+        for (std::int64_t r = 0; r < count; ++r) to[r] = static_cast<float>(T(w[r]) + x[r]);
+      });
     }
     std::vector<double> part;
     if (!options_.hessian.empty()) {
@@ -140,6 +163,7 @@ class Loop {
   std::int64_t m_, n_;
   const T* u_;
   std::vector<T> delta_;  // Q - W, by place
+  std::vector<T> block_;  // U of the block at hand, by column
   Solved out_;
 };
 

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "calib/gram_tile.h"
+
+#include <algorithm>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace qtool {
+namespace {
+
+constexpr std::int64_t width = GramTile::width, height = GramTile::height;
+
+/// For processors without fused multiply-add, and for bytes that are the same on all.
+void add_plain(std::int64_t rows, const float* a, const float* b, double* c, std::int64_t ldc) {
+  constexpr std::int64_t across = 4, down = 4;  // what the registers of any processor hold
+  for (std::int64_t begin = 0; begin < rows; begin += GramTile::chain) {
+    const std::int64_t count = std::min(GramTile::chain, rows - begin);
+    for (std::int64_t i = 0; i < height; i += down) {
+      for (std::int64_t j = 0; j < width; j += across) {
+        float sum[down][across] = {};
+        for (std::int64_t k = begin; k < begin + count; ++k) {
+          for (std::int64_t r = 0; r < down; ++r) {
+            for (std::int64_t s = 0; s < across; ++s) sum[r][s] += a[k * width + i + r] * b[k * width + j + s];
+          }
+        }
+        for (std::int64_t r = 0; r < down; ++r) {
+          for (std::int64_t s = 0; s < across; ++s) c[(i + r) * ldc + j + s] += static_cast<double>(sum[r][s]);
+        }
+      }
+    }
+  }
+}
+
+#if defined(__x86_64__)
+
+__attribute__((target("avx512f"))) void add_avx512(std::int64_t rows, const float* a, const float* b, double* c,
+                                                   std::int64_t ldc) {
+  constexpr int lanes = 16, across = width / lanes;
+  constexpr __mmask8 all = 0xff;  // g++ 12 warns of what plain conversions leave unset
+  for (std::int64_t begin = 0; begin < rows; begin += GramTile::chain) {
+    const std::int64_t count = std::min(GramTile::chain, rows - begin);
+    __m512 sum[height][across];
+    for (auto& row : sum) {
+      for (auto& s : row) s = _mm512_setzero_ps();
+    }
+    for (std::int64_t k = 0; k < count; ++k, a += width, b += width) {
+      __m512 value[across];
+#pragma GCC unroll 8
+      for (int s = 0; s < across; ++s) value[s] = _mm512_loadu_ps(b + s * lanes);
+#pragma GCC unroll 8
+      for (int r = 0; r < height; ++r) {
+        const __m512 x = _mm512_set1_ps(a[r]);
+#pragma GCC unroll 8
+        for (int s = 0; s < across; ++s) sum[r][s] = _mm512_fmadd_ps(x, value[s], sum[r][s]);
+      }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < height; ++r) {
+#pragma GCC unroll 8
+      for (int s = 0; s < across; ++s) {
+        double* to = c + r * ldc + s * lanes;
+        const __m512d both = _mm512_castps_pd(sum[r][s]);
+        const __m256 low = _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(all, both, 0));
+        const __m256 high = _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(all, both, 1));
+        _mm512_storeu_pd(to, _mm512_add_pd(_mm512_loadu_pd(to), _mm512_maskz_cvtps_pd(all, low)));
+        _mm512_storeu_pd(to + 8, _mm512_add_pd(_mm512_loadu_pd(to + 8), _mm512_maskz_cvtps_pd(all, high)));
+      }
+    }
+  }
+}
+
+__attribute__((target("avx2,fma"))) void add_avx2(std::int64_t rows, const float* a, const float* b, double* c,
+                                                  std::int64_t ldc) {
+  constexpr int lanes = 8, across = 3, down = 4;
+  for (std::int64_t begin = 0; begin < rows; begin += GramTile::chain) {
+    const std::int64_t count = std::min(GramTile::chain, rows - begin);
+    for (std::int64_t i = 0; i < height; i += down) {
+      for (std::int64_t j = 0; j < width; j += across * lanes) {
+        __m256 sum[down][across];
+        for (auto& row : sum) {
+          for (auto& s : row) s = _mm256_setzero_ps();
+        }
+        const float *left = a + begin * width + i, *right = b + begin * width + j;
+        for (std::int64_t k = 0; k < count; ++k, left += width, right += width) {
+          __m256 value[across];
+#pragma GCC unroll 8
+          for (int s = 0; s < across; ++s) value[s] = _mm256_loadu_ps(right + s * lanes);
+#pragma GCC unroll 8
+          for (int r = 0; r < down; ++r) {
+            const __m256 x = _mm256_broadcast_ss(left + r);
+#pragma GCC unroll 8
+            for (int s = 0; s < across; ++s) sum[r][s] = _mm256_fmadd_ps(x, value[s], sum[r][s]);
+          }
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < down; ++r) {
+#pragma GCC unroll 8
+          for (int s = 0; s < across; ++s) {
+            double* to = c + (i + r) * ldc + j + s * lanes;
+            const __m128 low = _mm256_castps256_ps128(sum[r][s]), high = _mm256_extractf128_ps(sum[r][s], 1);
+            _mm256_storeu_pd(to, _mm256_add_pd(_mm256_loadu_pd(to), _mm256_cvtps_pd(low)));
+            _mm256_storeu_pd(to + 4, _mm256_add_pd(_mm256_loadu_pd(to + 4), _mm256_cvtps_pd(high)));
+          }
+        }
+      }
+    }
+  }
+}
+
+#endif
+
+}  // namespace
+
+GramTile::Add GramTile::with(Vectors vectors) {
+#if defined(__x86_64__)
+  if (vectors == Vectors::avx512) return add_avx512;
+  if (vectors == Vectors::avx2) return add_avx2;
+#else
+  static_cast<void>(vectors);
+#endif
+  return add_plain;
+}
+
+}  // namespace qtool
