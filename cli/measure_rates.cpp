@@ -183,8 +183,9 @@ void scale_others(Rates& r) {
   double logs = 0;
   for (const auto rate : measured) logs += std::log(r.*rate / built_in.*rate);
   const double ratio = std::exp(logs / measured.size());
-  for (const auto rate : {&Rates::start, &Rates::node_look, &Rates::prepare, &Rates::touch, &Rates::histogram,
-                          &Rates::scan, &Rates::pack, &Rates::read, &Rates::write}) {
+  for (const auto rate :
+       {&Rates::start, &Rates::node_look, &Rates::prepare, &Rates::touch, &Rates::histogram, &Rates::scan, &Rates::pack,
+        &Rates::read, &Rates::write, &Rates::gram, &Rates::factor, &Rates::column}) {
     r.*rate *= ratio;
   }
 }

@@ -182,6 +182,34 @@ class Pricer {
     phase(std::string(sweep.pass),
           shared(runs * (one.ns + seen * each)) + begin_ns(one) * static_cast<double>(sweep.times),
           resident(one) * side_by_side(one, runs) + static_cast<double>(one.kept) + rewritten);
+    if (!sweep.solved.empty()) solve(sweep, bound, one);
+  }
+
+  /// Layers whose codes come of the error of their outputs: T n^2 for a Hessian, n^3 / 3 for each factor, m n^2 for
+  /// each time that the columns are gone through (gptq.md section 8), and what goes with every number beside them.
+  void solve(const ForecastSweep& sweep, const Graph& bound, const RunPrice& one) {
+    constexpr double most_patches = 4096;                 // passes/solve/layer.h
+    constexpr double of_weight = 5500, of_element = 600;  // in multiply-adds: rounding, fitting; copying in order
+    constexpr double rows_laid_out = 1024;                // calib/hessian.cpp
+    const double batches = calib_.count(sweep.samples);
+    double ns = 0, most = 0;
+    for (const ForecastSolve& s : sweep.solved) {
+      const auto m = static_cast<double>(s.rows), n = static_cast<double>(s.columns);
+      const auto matrices = static_cast<double>(s.matrices);
+      const Shape& shape = bound[s.output].type.shape;
+      double rows = elements_of(bound, s.output) / (m * matrices);
+      if (s.spatial && !shape.empty()) rows = std::min(rows, most_patches * static_cast<double>(shape[0]));
+      if (!s.shares) {
+        ns += matrices * n * n * (rates().gram * rows * batches + rates().factor * s.factors * (n / 3 + of_element));
+      }
+      ns += matrices * s.tries * m * n * (n + of_weight) * rates().column;
+      const double sums = 4 * n * n + 2 * sizeof(float) * rows_laid_out * n;
+      const double solving = 16 * n * n + 8 * s.factors * n * n + 40 * m * n;  // H, what is factored, factors; W and Q
+      const double solvers = std::min(matrices, static_cast<double>(in_.threads));
+      const double inputs = sizeof(float) * n * rows * matrices * batches;  // patches overlap, residuals are kept too
+      most = std::max(most, inputs + matrices * sums + solvers * solving);
+    }
+    phase(std::string(sweep.pass) + ": codes", shared(ns), most + static_cast<double>(one.kept));
   }
 
   /// What the values of one run take.

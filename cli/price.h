@@ -5,6 +5,7 @@
 //   a run            values that are alive, times the batches that run side by side; what operators keep of constants
 //   rewrite          weights that steps rewrote: held from then on, beside the old ones
 //   round            codes and scales: held from then on; while a range is searched, copies of a weight per thread
+//   codes            of a solver: the inputs of the layer at hand, of all batches; its Hessians and their factors
 //   write            packed codes and scales of all weights
 //   verify           and the pages of the written file
 //   compare          the written model, and values alive of both models

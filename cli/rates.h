@@ -35,6 +35,9 @@ struct Rates {
   double rewrite = 7;      // element of a weight that is rewritten
   double round = 1.4;      // element of a weight that is rounded
   double search = 18;      // element of a weight whose range is searched
+  double gram = 0.006;     // multiply-add of the upper half of X^T X
+  double factor = 0.016;   // multiply-add of a triangular factor in double
+  double column = 0.0046;  // multiply-add of codes that make up for one another
   double pack = 2;         // code that is laid out for the file
   double hash = 0.56;      // byte that goes into a SHA-256
   double read = 0.3;       // byte of a file
@@ -51,7 +54,8 @@ void for_each_rate(R& r, const F& f) {
       f("element", r.element), f("function", r.function);
   f("prepare", r.prepare), f("touch", r.touch), f("code", r.code), f("range", r.range), f("histogram", r.histogram),
       f("compare", r.compare), f("scan", r.scan);
-  f("rewrite", r.rewrite), f("round", r.round), f("search", r.search), f("pack", r.pack), f("hash", r.hash);
+  f("rewrite", r.rewrite), f("round", r.round), f("search", r.search), f("pack", r.pack), f("gram", r.gram),
+      f("factor", r.factor), f("column", r.column), f("hash", r.hash);
   f("read", r.read), f("write", r.write);
 }
 

@@ -12,6 +12,16 @@
 
 namespace qtool {
 
+/// A layer whose codes come of the error of its outputs (passes/solve): `matrices` of [rows, columns] each.
+struct ForecastSolve {
+  ValueId output = ValueId::none;  // how many inputs there are shows in its extents
+  std::int64_t matrices = 1, rows = 0, columns = 0;
+  bool spatial = false;  // no more than so many patches of an image are looked at
+  bool shares = false;   // inputs, Hessian and factors are those of the layer before
+  double factors = 1;    // of the Hessian, one for each order of the columns
+  double tries = 1;      // times that all columns are gone through
+};
+
 /// Runs of a model over the calibration data.
 struct ForecastSweep {
   std::string_view pass;
@@ -22,6 +32,7 @@ struct ForecastSweep {
   /// Values whose elements are all looked at, and by which method of ObserverOptions ("sum": a sum per channel).
   std::vector<ValueId> observed;
   std::string method;
+  std::vector<ForecastSolve> solved = {};  // on the way
 };
 
 /// Elements of weights that a pass computes on. `kind`: "round", "search" (25 ranges are tried).

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <list>
+#include <set>
 #include <string>
 
 #include "calib/linalg.h"
@@ -124,6 +125,8 @@ class Gptq final : public Pass {
     PassContext own = ctx;
     own.selected.emplace();
     std::vector<ValueId> seen;
+    std::vector<ForecastSolve> solved;
+    std::set<std::string> known;
     const std::vector<Layer> layers = open_layers(graph, ctx);
     for (const Layer& layer : layers) {
       Use& use = graph[layer.node()].inputs[Product::weight_input];
@@ -131,11 +134,19 @@ class Gptq final : public Pass {
       own.selected->push_back(layer.node());
       auto spec = std::make_shared<QuantSpec>(*use.quant);
       regroup(*spec);
+      const bool groups = spec->grain.kind == Grain::Kind::groups;
       use.quant = std::move(spec);
+      const bool fresh = known.insert(std::to_string(index(seen.back())) + layer.sight()).second;
+      const std::vector<Try> all = tries();
+      const auto each = std::count_if(all.begin(), all.end(),
+                                      [&](const Try& t) { return !search_ || groups || t.order != Order::gar; });
+      solved.push_back({graph[layer.node()].outputs[0], layer.matrices(), layer.rows(), layer.columns(),
+                        product_of(graph, layer.node())->spatial, !fresh, search_ && groups ? 2.0 : 1.0,
+                        static_cast<double>(each + (sweeps_ > 0 ? sweeps_ + 1 : 0))});
     }
     if (layers.empty()) return;
     if (walk_.importance.empty()) {
-      forecast.sweeps.push_back({"gptq", graph, Reading::quantized, walk_.samples, 1, std::move(seen), "sum"});
+      forecast.sweeps.push_back({"gptq", graph, Reading::quantized, walk_.samples, 1, {}, "", std::move(solved)});
     }
     find_pass("round_nearest")->make()->plan(graph, own, forecast);
   }
