@@ -19,6 +19,19 @@ namespace {
 /// A weight under one decision.
 using Key = std::pair<ValueId, const QuantSpec*>;
 
+Key key_of(const Graph& graph, NodeId n) {
+  const Use& use = graph[n].inputs[Product::weight_input];
+  return {use.value, use.quant.get()};
+}
+
+Weight weight_of(const Graph& graph, const Layer& layer) {
+  const Use& use = graph[layer.node()].inputs[Product::weight_input];
+  auto spec = std::make_shared<QuantSpec>(*use.quant);
+  spec->dynamic = false;
+  const Tensor& data = graph[use.value].data;
+  return {{layer.node()}, layer, to_f32(data), data.dtype() == DType::f16, !spec->scale.empty(), spec};
+}
+
 struct Open {
   std::vector<NodeId> nodes;
   std::size_t seen = 0;      // nodes whose inputs went into `own`
@@ -62,10 +75,7 @@ class Walk {
   }
 
  private:
-  Key key(NodeId n) const {
-    const Use& use = graph_[n].inputs[Product::weight_input];
-    return {use.value, use.quant.get()};
-  }
+  Key key(NodeId n) const { return key_of(graph_, n); }
 
   /// Layer by layer. Decisions that still wait for codes run as nearest codes where somebody else needs them already.
   void staged(const Dataset& data, std::int64_t batches) {
@@ -233,17 +243,7 @@ class Walk {
     solve(group);
   }
 
-  Weight target(NodeId n) const {
-    const Use& use = graph_[n].inputs[Product::weight_input];
-    auto spec = std::make_shared<QuantSpec>(*use.quant);
-    spec->dynamic = false;
-    return {{n},
-            layers_.at(n),
-            to_f32(graph_[use.value].data),
-            graph_[use.value].data.dtype() == DType::f16,
-            !spec->scale.empty(),
-            spec};
-  }
+  Weight target(NodeId n) const { return weight_of(graph_, layers_.at(n)); }
 
   void solve(Together& group) {
     const bool seen =
@@ -293,6 +293,20 @@ std::vector<Layer> open_layers(const Graph& graph, const PassContext& ctx) {
     layers.emplace_back(graph, *product);
   }
   return layers;
+}
+
+std::vector<Weight> open_weights(const Graph& graph, const PassContext& ctx) {
+  std::vector<Weight> weights;
+  std::map<Key, std::size_t> known;
+  for (const Layer& layer : open_layers(graph, ctx)) {
+    const auto [at, fresh] = known.try_emplace(key_of(graph, layer.node()), weights.size());
+    if (fresh) {
+      weights.push_back(weight_of(graph, layer));
+    } else {
+      weights[at->second].nodes.push_back(layer.node());
+    }
+  }
+  return weights;
 }
 
 void walk_layers(Graph& graph, PassContext& ctx, std::string_view pass, const WalkOptions& options,

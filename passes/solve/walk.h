@@ -43,6 +43,9 @@ struct WalkOptions {
 /// Layers whose weight has a decision and no codes, in the order of the graph, as far as the step selects them.
 std::vector<Layer> open_layers(const Graph&, const PassContext&);
 
+/// Their weights, each once, without a look at data.
+std::vector<Weight> open_weights(const Graph&, const PassContext&);
+
 /// Every use of a weight by a product that has a decision and no codes, in the order of the graph. A weight that
 /// several nodes use comes once, with the inputs of all of them, when the last one's are known; until then the others
 /// run with nearest codes. Weights whose inputs nobody saw are left out, with a skip in the journal; so are all where

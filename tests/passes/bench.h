@@ -35,7 +35,8 @@ using Knobs = std::vector<std::pair<std::string, std::string>>;
 /// A pass as a recipe would run it, with a journal to look at.
 class PassBench {
  public:
-  explicit PassBench(std::shared_ptr<const Dataset> data = nullptr) : calibration(std::move(data), threads, journal) {}
+  explicit PassBench(std::shared_ptr<const Dataset> data = nullptr, int thread_count = 1)
+      : threads(thread_count), calibration(std::move(data), threads, journal) {}
 
   Graph run(const std::string& pass, Graph graph, const Knobs& knobs = {}, const std::string& only = {}) {
     Recipe recipe;
@@ -71,7 +72,7 @@ class PassBench {
   }
 
   Journal journal;
-  Threads threads{1};
+  Threads threads;
   Target target;
   Calibration calibration;
 };

@@ -28,6 +28,7 @@ FORMS = [(recipe, []) for recipe in RECIPES] + [
     ("int8_weights", ["assign_formats.embeddings=true"]),
     ("w4_gptq", ["assign_formats.symmetric=true", "assign_formats.weights=int4", "gptq.group=16"]),
     ("w3_gptq", ["gptq.search=false", "gptq.order=gar", "gptq.scales=dynamic", "gptq.inputs=float"]),
+    ("w2_gptq", ["gptq.search=false", "gptq.clip=block", "gptq.refit=2"]),
     ("int4_weights", ["assign_formats.weights=uint4", "assign_formats.symmetric=false"]),
     ("int4_weights", ["assign_formats.weights=int2", "assign_formats.group=64"]),
     ("int4_weights", ["assign_formats.embeddings=true", "assign_formats.group=16"]),
@@ -52,6 +53,19 @@ steps:
   - bias_correct
 """
 
+#: A pass that chooses codes or scales of weights, in place of NAME
+SOLVED = """version: 1
+target: ort-cpu
+data: {}
+steps:
+  - fold_constants
+  - fold_batch_norm
+  - assign_formats: {method: weights, weights: uint3, grain: groups, group: 32, symmetric: false}
+  - NAME
+  - round_nearest
+"""
+SOLVERS = ["hqq", "decouple", "ada_round: {steps: 50}", "ada_quant: {steps: 50, refit: 1}"]
+
 
 def call(*words):
     return subprocess.run([QTOOL, *map(str, words)], capture_output=True, text=True, errors="replace")
@@ -61,6 +75,10 @@ def forms(folder):
     equalized = folder / "equalized.yaml"
     equalized.write_text(EQUALIZED)
     jobs = [("ort-cpu", recipe, settings) for recipe, settings in FORMS] + [("ort-cpu", equalized, [])]
+    for solver in SOLVERS:
+        solved = folder / (solver.split(":")[0] + ".yaml")
+        solved.write_text(SOLVED.replace("NAME", solver))
+        jobs.append(("ort-cpu", solved, []))
     return jobs + TARGETS
 
 
