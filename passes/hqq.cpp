@@ -115,8 +115,9 @@ class Hqq final : public Pass {
       const double all = sum(whole);
       Json fact = Json::object();
       fact.set("pass", "hqq").set("node", label(graph, weight.nodes[0]));
-      fact.set("error_nearest", all > 0 ? sum(before) / all : 0.0).set("error", all > 0 ? sum(after) / all : 0.0);
-      ctx.journal.fact("layer", std::move(fact));
+      fact.set("weight_error_nearest", all > 0 ? sum(before) / all : 0.0);
+      fact.set("weight_error", all > 0 ? sum(after) / all : 0.0);
+      ctx.journal.fact("change", std::move(fact));
     }
   }
 

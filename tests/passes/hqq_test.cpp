@@ -33,8 +33,8 @@ TEST_CASE("hqq chooses scales and whole zero points that lose less than the rang
       CHECK(squared_error(found) < squared_error(plain));
       const Graph rounded = bench.run("round_nearest", found);  // takes the scales as they are
       CHECK(squared_error(rounded) == doctest::Approx(squared_error(found)).epsilon(1e-6));
-      const auto before = numbers(bench.journal, "layer", "error_nearest"),
-                 now = numbers(bench.journal, "layer", "error");
+      const auto before = numbers(bench.journal, "change", "weight_error_nearest"),
+                 now = numbers(bench.journal, "change", "weight_error");
       REQUIRE(now.size() == 3);
       for (std::size_t i = 0; i < now.size(); ++i) CHECK(now[i] <= before[i]);
       PassBench three(nullptr, 3);
