@@ -237,7 +237,7 @@ class Walk {
       for (std::size_t i = 0; i < sums.size(); ++i) open.own[i].merge(sums[i], ctx_.threads);
     }
     if (++open.seen < open.nodes.size()) return;
-    Together group{{}, std::move(open.own)};
+    Together group{{}, std::move(open.own), {}};
     group.targets.push_back(target(n));
     group.targets[0].nodes = open.nodes;
     solve(group);
