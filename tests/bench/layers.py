@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weight-only methods on a language model: held-out KL to the float model, nats per token and equal top-1, in ONNX Runtime.
 
-    tests/bench/layers.py [--qtool build/release/qtool] [--eval-windows 512] RECIPE ...
+    tests/bench/layers.py [--qtool build/release/qtool] [--eval-windows 512] [--model M.onnx --tokens T.npz] RECIPE ...
 
-Recipes are files or names. Calibration: 64 windows of 128 bytes of the first 90 %; evaluation: the first windows of the last 10 %
+Recipes are files or names. `T.npz`: token ids [windows, length], arrays "calib" and "eval". Without them: calibration: 64 windows of 128 bytes of the first 90 %; evaluation: the first windows of the last 10 %
 (byte_llama_shakespeare); activations inside the kernels stay float where the recipe says `exact_inside`.
 """
 import argparse
@@ -23,7 +23,7 @@ def logits(path, ids):
     options.log_severity_level = 3
     options.intra_op_num_threads = 2
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return np.concatenate([session.run(None, {"input_ids": ids[i : i + 32]})[0] for i in range(0, len(ids), 32)])
+    return np.concatenate([session.run(None, {"input_ids": ids[i : i + 16]})[0] for i in range(0, len(ids), 16)])
 
 
 def log_softmax(x):
@@ -37,6 +37,8 @@ def main():
     p.add_argument("--qtool", default="build/release/qtool")
     p.add_argument("--eval-windows", type=int, default=512)
     p.add_argument("--set", action="append", default=[])
+    p.add_argument("--model")
+    p.add_argument("--tokens")
     p.add_argument("recipes", nargs="+")
     args = p.parse_args()
     name, _, calib, _, _ = datasets.byte_llama()
@@ -44,6 +46,9 @@ def main():
     text = np.frombuffer((datasets.DATA / "datasets/text/tinyshakespeare.txt").read_bytes(), np.uint8).astype(np.int64)
     tail = text[len(text) * 9 // 10 :]
     held = tail[: args.eval_windows * 128].reshape(-1, 128)
+    if args.model:
+        tokens = np.load(args.tokens)
+        model, calib, held = args.model, tokens["calib"], tokens["eval"]
     reference = log_softmax(logits(model, held))
     right = held[:, 1:, None]
     with tempfile.TemporaryDirectory() as folder:
