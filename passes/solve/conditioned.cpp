@@ -15,6 +15,11 @@ namespace {
 /// 10^5.
 constexpr std::int64_t widest_double = 1024;
 
+/// The share asked for, or by the rows per column (gptq.md section 4).
+double share_of(double damp, std::int64_t n, std::int64_t rows) {
+  return damp != 0 ? damp : std::clamp(0.15 * static_cast<double>(n) / static_cast<double>(rows), 0.01, 0.5);
+}
+
 void copy_ordered(Threads& threads, std::int64_t n, std::span<const double> h, const std::vector<std::int32_t>& order,
                   const std::vector<double>& diagonal, double added, std::span<double> out) {
   threads.for_each(n, 64, [&](std::int64_t begin, std::int64_t end) {
@@ -56,6 +61,17 @@ std::vector<std::int32_t> order_of(const std::vector<double>& diagonal, Order or
   return out;
 }
 
+double damping(const Tensor& h, std::int64_t rows, double damp) {
+  const std::int64_t n = h.shape().at(0);
+  const auto values = h.read<double>();
+  double sum = 0;
+  for (std::int64_t i = 0; i < n; ++i) {
+    const double d = values[static_cast<std::size_t>(i * n + i)];
+    sum += d == 0 ? 1.0 : d;
+  }
+  return share_of(damp, n, rows) * sum / static_cast<double>(n);
+}
+
 Conditioned condition(Threads& threads, const Tensor& h, std::int64_t rows, double damp, Order order,
                       std::int64_t group) {
   Conditioned c;
@@ -75,7 +91,7 @@ Conditioned condition(Threads& threads, const Tensor& h, std::int64_t rows, doub
     largest = std::max(largest, d);
   }
   const double mean = sum / static_cast<double>(n);
-  if (damp == 0) damp = std::clamp(0.15 * static_cast<double>(n) / static_cast<double>(rows), 0.01, 0.5);
+  damp = share_of(damp, n, rows);
   c.order = order_of(c.diagonal, order, group);
   Tensor factor = Tensor::unset(DType::f64, {n, n});
   constexpr double step = 0.01, most = 1.0;

@@ -36,6 +36,9 @@ struct Conditioned {
 /// 1e-6 max(diag) 10^k, k = 0..5, is added as well. `group`: for Order::gar.
 Conditioned condition(Threads&, const Tensor& h, std::int64_t rows, double damp, Order order, std::int64_t group);
 
+/// What condition() adds to the diagonal of `h` at first.
+double damping(const Tensor& h, std::int64_t rows, double damp);
+
 /// Columns in the order of a solver, from the diagonal of H.
 std::vector<std::int32_t> order_of(const std::vector<double>& diagonal, Order order, std::int64_t group);
 

@@ -10,6 +10,7 @@
 #include "passes/rewrite.h"
 #include "passes/solve/descent.h"
 #include "passes/solve/refit.h"
+#include "passes/solve/retarget.h"
 #include "recipes/reader/bind.h"
 
 namespace qtool::solve {
@@ -28,6 +29,10 @@ void LayerPass::options(Options& o) {
     100);
   o("inputs", walk_.inputs, "inputs of a layer: as the quantized layers before it put them out, or in float",
     {"quantized", "float"});
+  o("asymmetric", asymmetric_,
+    "how far weights go to meet the float model's outputs on inputs that are already off (GPTAQ): 0 not at all, 1 all "
+    "the way; the float model runs beside",
+    0, 1);
   o("samples", walk_.samples, "samples of the calibration data to look at; 0: all", 0, 1e9);
   o.file(
       "importance", walk_.importance,
@@ -35,6 +40,7 @@ void LayerPass::options(Options& o) {
 }
 
 void LayerPass::run(Graph& graph, PassContext& ctx) {
+  walk_.both = asymmetric_ > 0;
   walk_.knobs = fingerprint_knobs([this](Options& o) { options(o); });
   walk_layers(graph, ctx, name_, walk_, [&](Together& together) { solve_all(graph, ctx, together); });
 }
@@ -81,7 +87,8 @@ void LayerPass::solve_all(const Graph& graph, PassContext& ctx, Together& togeth
       Factors factors(ctx.threads, h, together.hessians[k].rows(), damp_);
       for (std::size_t t = 0; t < together.targets.size(); ++t) {
         ctx.check_stop();
-        reports[t][k] = solve_one(ctx.threads, together.targets[t], i, h, factors);
+        const CrossSum* cross = together.crosses.empty() ? nullptr : &together.crosses[k];
+        reports[t][k] = solve_one(ctx.threads, together.targets[t], i, h, cross, factors);
       }
     }
   });
@@ -91,8 +98,13 @@ void LayerPass::solve_all(const Graph& graph, PassContext& ctx, Together& togeth
 }
 
 LayerPass::Report LayerPass::solve_one(Threads& threads, Weight& target, std::int64_t i, const Tensor& h,
-                                       Factors& factors) const {
-  const Problem problem(threads, target, i, h);
+                                       const CrossSum* cross, Factors& factors) const {
+  Problem problem(threads, target, i, h);
+  if (cross != nullptr && cross->rows() > 0) {
+    std::vector<float> moved =
+        retarget(threads, problem.w, h, cross->matrix(threads), damping(h, cross->rows(), damp_), asymmetric_);
+    if (!moved.empty()) problem.w = std::move(moved);
+  }
   Found found{problem.blank, {}};
   if (problem.free) problem.fit({}, found.grid);
   found.solved = problem.nearest(found.grid);

@@ -42,13 +42,14 @@ class LayerPass : public Pass {
     std::int64_t failed = 0;
   };
   void solve_all(const Graph& graph, PassContext& ctx, Together& together) const;
-  Report solve_one(Threads& threads, Weight& target, std::int64_t i, const Tensor& h, Factors& factors) const;
+  Report solve_one(Threads& threads, Weight& target, std::int64_t i, const Tensor& h, const CrossSum* cross,
+                   Factors& factors) const;
   void tell(const Graph& graph, PassContext& ctx, const Together& together, const Weight& target,
             const std::vector<Report>& reports) const;
 
   std::string_view name_;
   std::int64_t group_ = 0, sweeps_ = 0, refit_ = 0;
-  double damp_ = 0;
+  double damp_ = 0, asymmetric_ = 0;
   WalkOptions walk_;
 };
 

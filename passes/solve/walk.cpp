@@ -82,6 +82,8 @@ class Walk {
     std::set<NodeId> held;
     for (const auto& [n, layer] : layers_) held.insert(n);
     Stages stages(graph_, Reading::quantized, data, batches, held, ctx_.threads);
+    std::optional<Stages> floats;  // the float model beside it, stop by stop
+    if (options_.both) floats.emplace(graph_, Reading::reference, data, batches, held, ctx_.threads);
     std::int64_t done = 0;
     while (!stages.ready().empty()) {
       ctx_.check_stop();
@@ -100,11 +102,20 @@ class Walk {
           decide(group);
           continue;
         }
-        group.hessians = fill(group.targets[0].nodes[0]);
+        const NodeId first = group.targets[0].nodes[0];
+        group.hessians = fill(first);
+        if (floats) {
+          const ValueId x = graph_[first].inputs[0].value;
+          group.crosses.assign(group.hessians.size(), CrossSum(layers_.at(first).columns()));
+          for (std::int64_t b = 0; b < stages.batches(); ++b) {
+            add_pairs(first, b, floats->value(b, x), stages.value(b, x), group.crosses);
+          }
+        }
         solve(group);
         group = {};
       }
       for (const NodeId n : both) shared(n, fill(n));
+      if (floats) floats->advance(graph_);
       done += static_cast<std::int64_t>(ready.size());
       ctx_.journal.progress({pass_, done, static_cast<std::int64_t>(layers_.size())});
       stages.advance(graph_);
@@ -216,6 +227,23 @@ class Walk {
     });
   }
 
+  /// The same rows of the float model's input and of the quantized model's.
+  void add_pairs(NodeId n, std::int64_t batch, const Tensor& x, const Tensor& seen, std::vector<CrossSum>& sums) {
+    const Layer& layer = layers_.at(n);
+    const Quant& quant = graph_[n].inputs[0].quant;
+    const Tensor through = quant ? fake_quantize(to_f32(seen), *quant) : seen;
+    const Rng rng = ctx_.rng.split("patches", std::to_string(batch));
+    for (std::int64_t i = 0; i < layer.matrices(); ++i) {
+      std::vector<std::vector<float>> floats;
+      layer.for_each_rows(x, i, rng, ctx_.threads,
+                          [&](std::span<const float> rows) { floats.emplace_back(rows.begin(), rows.end()); });
+      std::size_t next = 0;
+      layer.for_each_rows(through, i, rng, ctx_.threads, [&](std::span<const float> rows) {
+        sums[static_cast<std::size_t>(i)].add(floats[next++], rows, ctx_.threads);
+      });
+    }
+  }
+
   /// Weights of nodes by what they see; shared ones are left out.
   std::vector<Together> groups_of(const std::vector<NodeId>& nodes) const {
     std::vector<Together> groups;
@@ -237,7 +265,7 @@ class Walk {
       for (std::size_t i = 0; i < sums.size(); ++i) open.own[i].merge(sums[i], ctx_.threads);
     }
     if (++open.seen < open.nodes.size()) return;
-    Together group{{}, std::move(open.own), {}};
+    Together group{{}, std::move(open.own), {}, {}};
     group.targets.push_back(target(n));
     group.targets[0].nodes = open.nodes;
     solve(group);

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "calib/cross.h"
 #include "calib/hessian.h"
 #include "passes/pass.h"
 #include "passes/solve/layer.h"
@@ -30,12 +31,14 @@ struct Weight {
 struct Together {
   std::vector<Weight> targets;
   std::vector<Hessian> hessians;  // by matrix of the layer
+  std::vector<CrossSum> crosses;  // likewise, where WalkOptions::both asks for them
   std::optional<Digest> key;      // of what is kept of them (passes/solve/memo.h)
 };
 
 struct WalkOptions {
   std::string knobs;                 // of the pass, as text: what is kept for later runs depends on them
   std::string inputs = "quantized";  // "quantized": as the layers before put them out, codes and all; "float"
+  bool both = false;                 // how inputs part from those of the float model, too; only for "quantized"
   std::int64_t samples = 0;          // of the calibration data; 0: all
   std::string importance;  // an importance matrix that stands for the inputs, and no data are run; empty: none
 };
