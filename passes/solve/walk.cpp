@@ -66,6 +66,7 @@ class Walk {
     const std::int64_t all = data.samples(), batches = options_.samples == 0 || options_.samples >= all
                                                            ? 0
                                                            : (options_.samples * data.batches() + all - 1) / all;
+    find_masks(data, batches);
     memo_.emplace(graph_, ctx_, pass_, options_, batches);
     in_turn ? staged(data, batches) : swept(batches);
     for (const auto& [k, open] : open_) {
@@ -218,13 +219,44 @@ class Walk {
     const Rng rng = ctx_.rng.split("patches", std::to_string(batch));
     const auto one = [&](std::int64_t i) {
       layer.for_each_rows(seen, i, rng, ctx_.threads, [&](std::span<const float> rows) {
-        sums[static_cast<std::size_t>(i)].add(rows, ctx_.threads);
+        std::vector<float> some;
+        sums[static_cast<std::size_t>(i)].add(without_padding(batch, layer, rows, some), ctx_.threads);
       });
     };
     if (layer.matrices() == 1) return one(0);
     ctx_.threads.for_each(layer.matrices(), 1, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t i = begin; i < end; ++i) one(i);
     });
+  }
+
+  /// Of every batch, which tokens count, where the model is told by an attention_mask.
+  void find_masks(const Dataset& data, std::int64_t batches) {
+    const auto mask = graph_.find_value("attention_mask");
+    if (!mask || std::find(graph_.inputs.begin(), graph_.inputs.end(), *mask) == graph_.inputs.end()) return;
+    const std::int64_t all = batches > 0 ? std::min(batches, data.batches()) : data.batches();
+    for (std::int64_t b = 0; b < all; ++b) {
+      const Feeds feeds = data.feeds(b);
+      const auto found = feeds.find(*mask);
+      masks_.emplace_back();
+      if (found == feeds.end() || found->second.rank() != 2) continue;
+      const Tensor values = to_f32(found->second);
+      for (const float v : values.read<float>()) masks_.back().push_back(v != 0 ? 1 : 0);
+    }
+  }
+
+  /// Rows of tokens that only fill up a batch say nothing and are left out, where a row is a token (gptq.md 3.1).
+  std::span<const float> without_padding(std::int64_t batch, const Layer& layer, std::span<const float> rows,
+                                         std::vector<float>& some) const {
+    if (masks_.empty()) return rows;
+    const std::vector<std::uint8_t>& mask = masks_.at(static_cast<std::size_t>(batch));
+    const auto n = static_cast<std::size_t>(layer.columns());
+    if (layer.sight() != "rows" || mask.size() * n != rows.size()) return rows;
+    for (std::size_t r = 0; r < mask.size(); ++r) {
+      if (mask[r] != 0)
+        some.insert(some.end(), rows.begin() + static_cast<std::ptrdiff_t>(r * n),
+                    rows.begin() + static_cast<std::ptrdiff_t>((r + 1) * n));
+    }
+    return some;
   }
 
   /// The same rows of the float model's input and of the quantized model's.
@@ -239,7 +271,9 @@ class Walk {
                           [&](std::span<const float> rows) { floats.emplace_back(rows.begin(), rows.end()); });
       std::size_t next = 0;
       layer.for_each_rows(through, i, rng, ctx_.threads, [&](std::span<const float> rows) {
-        sums[static_cast<std::size_t>(i)].add(floats[next++], rows, ctx_.threads);
+        std::vector<float> one, other;
+        const auto first = without_padding(batch, layer, floats[next++], one);
+        sums[static_cast<std::size_t>(i)].add(first, without_padding(batch, layer, rows, other), ctx_.threads);
       });
     }
   }
@@ -307,6 +341,7 @@ class Walk {
   std::map<NodeId, Layer> layers_;
   std::map<Key, Open> open_;
   std::optional<Memo> memo_;
+  std::vector<std::vector<std::uint8_t>> masks_;  // by batch and token; empty: all tokens count
 };
 
 }  // namespace

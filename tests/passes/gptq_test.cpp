@@ -163,3 +163,32 @@ TEST_CASE("gptq: scales beside weights in float16 are numbers of that type") {
     CHECK(to_f32(from_f32(spec.scale, DType::f16)).same_bytes(spec.scale));
   }
 }
+
+TEST_CASE("gptq: tokens that only fill up a batch do not count (gptq.md 3.1)") {
+  const auto model = [](std::int64_t tokens) {
+    Graph g =
+        graph_of("g (float[1, " + std::to_string(tokens) + ", 24] x, int64[1, " + std::to_string(tokens) +
+                 "] attention_mask) => (float[1, " + std::to_string(tokens) +
+                 ", 16] y, float m) < float[1] w = {1.0} > { y = MatMul (x, w) f = Cast <to = 1> (attention_mask) "
+                 "m = ReduceSum <keepdims = 0> (f) }");
+    g[*g.find_value("w")].data = normal({24, 16}, "w", 0.2);
+    g[*g.find_value("w")].type.shape = {24, 16};
+    decide(g, small_weights(number::int3, {Grain::Kind::groups, 0, 8, 0}, true));
+    return g;
+  };
+  const std::int64_t length = 200, filled = 250;
+  const Tensor real = normal({1, length, 24}, "real");
+  Tensor padded = normal({1, filled, 24}, "padding", 50);
+  std::copy_n(real.read<float>().begin(), length * 24, padded.write<float>().begin());
+  Tensor ones(DType::i64, {1, length}), mask(DType::i64, {1, filled});
+  for (auto& v : ones.write<std::int64_t>()) v = 1;
+  std::fill_n(mask.write<std::int64_t>().begin(), length, 1);
+  const auto codes = [&](const Tensor& x, const Tensor& m, const Knobs& knobs) {
+    const Graph g = model(x.shape()[1]);
+    PassBench bench(std::make_shared<FixedData>(std::vector<Feeds>{{{g.inputs[0], x}, {g.inputs[1], m}}}));
+    return bench.run("gptq", g, knobs)[g.nodes()[0]].inputs[1].quant->codes;
+  };
+  for (const Knobs& knobs : {Knobs{}, Knobs{{"inputs", "float"}}}) {
+    CHECK(codes(real, ones, knobs).same_bytes(codes(padded, mask, knobs)));
+  }
+}
