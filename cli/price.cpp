@@ -240,7 +240,7 @@ class Pricer {
     const double made = constant_bytes(in_.lowered, std::move(known));
     const auto bytes = static_cast<double>(in_.output_bytes);
     const double ns = made * rates().pack + bytes * (rates().write + rates().read + 2 * rates().hash) +
-                      5 * rates().node_look * nodes_;  // emitter, lock, reader, verifier
+                      4 * rates().node_look * nodes_;  // emitter, lock, reader, verifier
     phase("write", ns, made);
     // As it was made, as it is hashed, and as the reader maps it.
     phase("verify", rates().read * bytes, made + 2.75 * std::min(bytes, hashed_part));

@@ -11,9 +11,9 @@ namespace qtool {
 
 /// Nanoseconds on one thread, of each unit of work.
 struct Rates {
-  double start = 1.5e7;      // a job, before and beside its model
+  double start = 1.3e7;      // a job, before and beside its model
   double node = 800;         // one run of one node
-  double node_look = 5000;   // one node in one step of a recipe: shapes, links, checks
+  double node_look = 3500;   // one node in one step of a recipe: shapes, links, checks
   double conv = 0.012;       // multiply-add of a dense convolution
   double conv_3x3 = 0.005;   // of one that takes minimal filtering (calib/ops/conv_winograd.h)
   double conv_few = 0.011;   // with few input channels
