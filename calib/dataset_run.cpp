@@ -82,6 +82,11 @@ std::optional<std::pair<ValueId, Tensor>> DatasetRun::Batch::next() {
   return std::nullopt;
 }
 
+std::int64_t batches_for(const Dataset& data, std::int64_t samples) {
+  const std::int64_t all = data.samples();
+  return samples == 0 || samples >= all ? 0 : (samples * data.batches() + all - 1) / all;
+}
+
 void for_each_batch(Threads& threads, bool independent, std::int64_t count, double bytes,
                     const std::function<void(std::int64_t batch, Turn&)>& work) {
   if (independent) return side_by_side(threads, count, bytes, work);

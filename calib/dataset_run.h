@@ -58,6 +58,9 @@ class DatasetRun {
   Feeds carried_;
 };
 
+/// Batches that hold about so many samples; 0 where that is all of them, or `samples` is 0.
+std::int64_t batches_for(const Dataset&, std::int64_t samples);
+
 /// Calls work(batch, turn) for batches [0, count), which take `bytes` each: side by side where they are independent
 /// (calib/side_by_side.h), else one after the other.
 void for_each_batch(Threads&, bool independent, std::int64_t count, double bytes,

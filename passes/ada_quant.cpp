@@ -43,14 +43,7 @@ class AdaQuant final : public LayerPass {
 
   bool solve(const Problem& problem, Factors&, Found& found) const override {
     if (!problem.blank.like().format->is_integer) return true;
-    found.solved.loss = problem.errors(found.solved.values);
-    if (problem.free && clip_ == "block") {
-      Found clipped{problem.blank, {}};
-      problem.fit({Clip::Kind::block}, clipped.grid);
-      clipped.solved = problem.nearest(clipped.grid);
-      clipped.solved.loss = problem.errors(clipped.solved.values);
-      take_better(clipped, found);
-    }
+    problem.start(clip_ == "block", found);
     learn(problem, found);
     return true;
   }
@@ -62,21 +55,13 @@ class AdaQuant final : public LayerPass {
     const float lowest = format.lowest + (found.grid.like().narrow ? 1.0F : 0.0F);
     Found now = found;
     const bool scales = p.free && scale_rate_ > 0;
-    std::vector<float> h(p.h.begin(), p.h.end()), v(size), e(size), g(size), unit(m), log_scale(planes * m),
-        change(planes * m);
-    double mean = 0;
-    for (std::size_t c = 0; c < n; ++c) mean += p.h[c * n + c] / static_cast<double>(n);
-    for (std::size_t c = 0; c < n; ++c) {
-      const auto scale = found.grid.scale(found.grid.plane(static_cast<std::int64_t>(c)));
-      for (std::size_t r = 0; r < m; ++r) {
-        unit[r] += scale[r] * scale[r] * static_cast<float>(mean) / static_cast<float>(n);
-      }
-    }
+    std::vector<float> h(p.h.begin(), p.h.end()), v(size), e(size), g(size), log_scale(planes * m), change(planes * m);
+    const std::vector<float> unit = p.units(found.grid);
     const Grid start = found.grid;
     Adam weights(size), ranges(planes * m);
     std::vector<double> loss(m);
     for (std::int64_t t = 0; t <= steps_; ++t) {
-      each_column(p, [&](std::size_t c) {
+      p.each_column([&](std::size_t c) {
         const auto plane = now.grid.plane(static_cast<std::int64_t>(c));
         const auto scale = now.grid.scale(plane), zero = now.grid.zero(plane);
         for (std::size_t r = 0; r < m; ++r) {
@@ -114,7 +99,7 @@ class AdaQuant final : public LayerPass {
       }
       const float left = 1 - static_cast<float>(t) / static_cast<float>(steps_);
       weights.begin(t + 1, static_cast<float>(rate_) * left);
-      each_column(p, [&](std::size_t c) { weights.step(c * m, {g.data() + c * m, m}, {v.data() + c * m, m}); });
+      p.each_column([&](std::size_t c) { weights.step(c * m, {g.data() + c * m, m}, {v.data() + c * m, m}); });
       if (!scales) continue;
       ranges.begin(t + 1, static_cast<float>(scale_rate_) * left);
       ranges.step(0, change, log_scale);
@@ -124,13 +109,6 @@ class AdaQuant final : public LayerPass {
         for (std::size_t r = 0; r < m; ++r) to[r] = p.stored(from[r] * std::exp(log_scale[k * m + r]));
       }
     }
-  }
-
-  template <class F>
-  static void each_column(const Problem& p, const F& f) {
-    p.threads.for_each(p.n, 16, [&](std::int64_t from, std::int64_t to) {
-      for (std::int64_t c = from; c < to; ++c) f(static_cast<std::size_t>(c));
-    });
   }
 };
 

@@ -46,14 +46,7 @@ class AdaRound final : public LayerPass {
   bool solve(const Problem& problem, Factors&, Found& found) const override {
     const NumberFormat& format = *problem.blank.like().format;
     if (!format.is_integer) return true;  // floor and ceiling are those of integers
-    found.solved.loss = problem.errors(found.solved.values);
-    if (problem.free && clip_ == "block") {
-      Found clipped{problem.blank, {}};
-      problem.fit({Clip::Kind::block}, clipped.grid);
-      clipped.solved = problem.nearest(clipped.grid);
-      clipped.solved.loss = problem.errors(clipped.solved.values);
-      take_better(clipped, found);
-    }
+    problem.start(clip_ == "block", found);
     Found learned{found.grid, learn(problem, found.grid)};
     learned.solved.loss = problem.errors(learned.solved.values);
     take_better(learned, found);
@@ -65,16 +58,14 @@ class AdaRound final : public LayerPass {
     const auto m = static_cast<std::size_t>(p.m), n = static_cast<std::size_t>(p.n);
     const NumberFormat& format = *grid.like().format;
     const float lowest = format.lowest + (grid.like().narrow ? 1.0F : 0.0F);
-    std::vector<float> h(p.h.begin(), p.h.end()), a(size), base(size), e(size), g(size), unit(m);
-    double mean = 0;
-    for (std::size_t c = 0; c < n; ++c) mean += p.h[c * n + c] / static_cast<double>(n);
+    std::vector<float> h(p.h.begin(), p.h.end()), a(size), base(size), e(size), g(size);
+    const std::vector<float> unit = p.units(grid);
     for (std::size_t c = 0; c < n; ++c) {
       const auto scale = grid.scale(grid.plane(static_cast<std::int64_t>(c)));
       for (std::size_t r = 0; r < m; ++r) {
         const std::size_t at = c * m + r;
         const float level = p.w[at] / scale[r], part = level - std::floor(level);
         base[at] = std::floor(level);
-        unit[r] += scale[r] * scale[r] * static_cast<float>(mean) / static_cast<float>(n);
         const float x = std::clamp((part - offset) / stretch, 1e-4F, 1 - 1e-4F);
         a[at] = std::log(x / (1 - x));
       }
@@ -86,7 +77,7 @@ class AdaRound final : public LayerPass {
       const bool warm = done < warm_up;
       const int beta = static_cast<int>(std::lround(2 + 18 * (1 - (done - warm_up) / (1 - warm_up))));
       const auto lambda = warm ? 0.0F : static_cast<float>(lambda_);
-      each_column(p, [&](std::size_t c) {
+      p.each_column([&](std::size_t c) {
         const auto plane = grid.plane(static_cast<std::int64_t>(c));
         const float *scale = grid.scale(plane).data(), *zero = grid.zero(plane).data();
         const float *from = base.data() + c * m, *w = p.w.data() + c * m, *x = a.data() + c * m;
@@ -105,7 +96,7 @@ class AdaRound final : public LayerPass {
       });
       gemm(p.threads, false, false, p.n, p.m, p.n, 1.0F, h.data(), p.n, e.data(), p.m, 0.0F, g.data(), p.m);
       adam.begin(t, static_cast<float>(rate_));
-      each_column(p, [&](std::size_t c) {
+      p.each_column([&](std::size_t c) {
         const auto plane = grid.plane(static_cast<std::int64_t>(c));
         const float *scale = grid.scale(plane).data(), *zero = grid.zero(plane).data();
         const float *from = base.data() + c * m, *x = a.data() + c * m;
@@ -148,13 +139,6 @@ class AdaRound final : public LayerPass {
       }
     }
     return out;
-  }
-
-  template <class F>
-  static void each_column(const Problem& p, const F& f) {
-    p.threads.for_each(p.n, 16, [&](std::int64_t from, std::int64_t to) {
-      for (std::int64_t c = from; c < to; ++c) f(static_cast<std::size_t>(c));
-    });
   }
 };
 

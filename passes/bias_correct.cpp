@@ -14,6 +14,7 @@
 #include <map>
 #include <string>
 
+#include "calib/dataset_run.h"
 #include "calib/observe.h"
 #include "calib/statistics.h"
 #include "formats/base/error.h"
@@ -48,11 +49,7 @@ class BiasCorrect final : public Pass {
   std::string method_ = "analytic";
   std::int64_t samples_ = 16;  // a mean over samples and positions has settled by then
 
-  std::int64_t batches(const PassContext& ctx) const {
-    const Dataset& data = ctx.calibration.data();
-    if (samples_ == 0 || samples_ >= data.samples()) return 0;
-    return (samples_ * data.batches() + data.samples() - 1) / data.samples();
-  }
+  std::int64_t batches(const PassContext& ctx) const { return batches_for(ctx.calibration.data(), samples_); }
 
  public:
   void options(Options& o) override {

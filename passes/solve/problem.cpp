@@ -97,6 +97,30 @@ Solved Problem::nearest(const Grid& grid) const {
   return s;
 }
 
+void Problem::start(bool clipped, Found& found) const {
+  found.solved.loss = errors(found.solved.values);
+  if (!free || !clipped) return;
+  Found other{blank, {}};
+  fit({Clip::Kind::block}, other.grid);
+  other.solved = nearest(other.grid);
+  other.solved.loss = errors(other.solved.values);
+  take_better(other, found);
+}
+
+std::vector<float> Problem::units(const Grid& grid) const {
+  const auto rows = static_cast<std::size_t>(m), columns = static_cast<std::size_t>(n);
+  double mean = 0;
+  for (std::size_t c = 0; c < columns; ++c) mean += h[c * columns + c] / static_cast<double>(columns);
+  std::vector<float> unit(rows);
+  for (std::size_t c = 0; c < columns; ++c) {
+    const auto scale = grid.scale(grid.plane(static_cast<std::int64_t>(c)));
+    for (std::size_t r = 0; r < rows; ++r) {
+      unit[r] += scale[r] * scale[r] * static_cast<float>(mean) / static_cast<float>(columns);
+    }
+  }
+  return unit;
+}
+
 std::vector<double> Problem::errors(std::span<const float> values, std::int64_t rows) const {
   if (rows == 0 || rows > m) rows = m;
   std::vector<double> e(static_cast<std::size_t>(n * rows)), g(e.size()), sums(static_cast<std::size_t>(rows));

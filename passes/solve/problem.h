@@ -62,6 +62,18 @@ struct Problem {
   void fit(const Clip& clip, Grid& grid) const;
   /// Every weight as it is nearest; without loss.
   Solved nearest(const Grid& grid) const;
+  /// Nearest codes to begin with, their loss told: on the grid that `found` has or, row by row and where `clipped`, on
+  /// ranges with less error through the block of H.
+  void start(bool clipped, Found& found) const;
+  /// What an error of one scale in every weight of a row does to its outputs, about: mean s^2 times mean diag H.
+  std::vector<float> units(const Grid& grid) const;
+  /// f(c) for every column, on all threads.
+  template <class F>
+  void each_column(const F& f) const {
+    threads.for_each(n, 16, [&](std::int64_t from, std::int64_t to) {
+      for (std::int64_t c = from; c < to; ++c) f(static_cast<std::size_t>(c));
+    });
+  }
   /// e H e^T of each row, e = values - w, of `rows` of them: row k m / rows is the k-th (0: all). Without values: of
   /// the weights themselves.
   std::vector<double> errors(std::span<const float> values, std::int64_t rows = 0) const;

@@ -6,6 +6,7 @@
 #include <map>
 #include <set>
 
+#include "calib/dataset_run.h"
 #include "formats/base/error.h"
 #include "formats/ir/merkle.h"
 #include "passes/importance.h"
@@ -63,9 +64,7 @@ class Walk {
     if (!data.state().empty() && options_.inputs == "quantized") {
       ctx_.journal.warn(pass_, "batches hand state on to one another: inputs are those of the float model");
     }
-    const std::int64_t all = data.samples(), batches = options_.samples == 0 || options_.samples >= all
-                                                           ? 0
-                                                           : (options_.samples * data.batches() + all - 1) / all;
+    const std::int64_t batches = batches_for(data, options_.samples);
     find_masks(data, batches);
     memo_.emplace(graph_, ctx_, pass_, options_, batches);
     in_turn ? staged(data, batches) : swept(batches);

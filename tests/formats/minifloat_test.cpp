@@ -11,8 +11,10 @@
 #include <vector>
 
 #include "formats/number/number.h"
+#include "tests/formats/one_code.h"
 
 using namespace qtool;
+using namespace qtool::test;
 
 namespace {
 
@@ -22,17 +24,6 @@ std::vector<std::uint32_t> hex_numbers(const std::string& text) {
   std::vector<std::uint32_t> all;
   for (std::uint32_t v = 0; in >> v;) all.push_back(v);
   return all;
-}
-
-std::uint16_t encode(const NumberFormat& f, float x) {
-  std::uint16_t code = 0;
-  f.encode({&x, 1}, {&code, 1});
-  return code;
-}
-float decode(const NumberFormat& f, std::uint16_t code) {
-  float x = 0;
-  f.decode({&code, 1}, {&x, 1});
-  return x;
 }
 
 }  // namespace

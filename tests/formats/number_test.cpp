@@ -11,24 +11,15 @@
 
 #include "formats/number/e8m0.h"
 #include "formats/number/half.h"
+#include "tests/formats/one_code.h"
 
 using namespace qtool;
+using namespace qtool::test;
 
 namespace {
 
 constexpr float inf = std::numeric_limits<float>::infinity();
 const float nan_value = std::numeric_limits<float>::quiet_NaN();
-
-std::uint16_t encode(const NumberFormat& f, float x) {
-  std::uint16_t code = 0;
-  f.encode({&x, 1}, {&code, 1});
-  return code;
-}
-float decode(const NumberFormat& f, std::uint16_t code) {
-  float x = 0;
-  f.decode({&code, 1}, {&x, 1});
-  return x;
-}
 
 /// Finite values in ascending order with their codes; minus zero left out.
 std::map<float, std::uint16_t> table(const NumberFormat& f) {
