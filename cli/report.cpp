@@ -157,20 +157,20 @@ std::string worst_layers_text(const Comparison& comparison, const std::string& t
   return table.empty() ? "" : table.text();
 }
 
-/// What passes say that weigh errors by outputs: of the layers whose outputs lost the most.
-std::string layer_errors_text(const std::vector<Json>& facts) {
+/// What passes say that weigh errors by outputs, of the layers whose outputs lost the most: those that tell `from`,
+/// what they began with.
+std::string layer_errors_text(const std::vector<Json>& facts, const char* from, const char* title) {
   constexpr std::size_t most = 5;
   std::vector<const Json*> layers;
   for (const Json& fact : facts) {
-    if (member(fact, "kind") == "layer") layers.push_back(&fact);
+    if (member(fact, "kind") == "layer" && fact.find(from) != nullptr) layers.push_back(&fact);
   }
   const auto error = [](const Json* fact, const char* name) { return fact->find(name)->as_number(); };
   std::stable_sort(layers.begin(), layers.end(),
                    [&](const Json* a, const Json* b) { return error(a, "error") > error(b, "error"); });
-  Table table({"error of outputs, share of their power", "as written", "nearest codes"});
+  Table table({"error of outputs, share of their power", "as written", title});
   for (std::size_t i = 0; i < std::min(most, layers.size()); ++i) {
-    table.row(
-        {member(*layers[i], "node"), percent(error(layers[i], "error")), percent(error(layers[i], "error_nearest"))});
+    table.row({member(*layers[i], "node"), percent(error(layers[i], "error")), percent(error(layers[i], from))});
   }
   return table.empty() ? "" : table.text();
 }
@@ -206,8 +206,11 @@ std::string job_text(const JobRequest& request, const JobResult& result, const s
     const std::string layers = worst_layers_text(*result.comparison, "worst layers");
     if (!layers.empty()) text += "\n" + layers;
   }
-  const std::string layer_errors = layer_errors_text(facts);
-  if (!layer_errors.empty()) text += "\n" + layer_errors;
+  for (const auto& [from, title] :
+       {std::pair{"error_nearest", "nearest codes"}, std::pair{"error_before", "untuned"}}) {
+    const std::string layer_errors = layer_errors_text(facts, from, title);
+    if (!layer_errors.empty()) text += "\n" + layer_errors;
+  }
   const std::string decisions = decisions_text(facts);
   if (!decisions.empty()) text += "\n" + decisions;
   if (const Json* gate = result.report.find("gate"); gate && !gate->as_array().empty()) {

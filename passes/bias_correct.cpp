@@ -11,7 +11,7 @@
 // left.
 #include <algorithm>
 #include <cmath>
-#include <map>
+#include <set>
 #include <string>
 
 #include "calib/dataset_run.h"
@@ -20,30 +20,13 @@
 #include "formats/base/error.h"
 #include "formats/ir/quant.h"
 #include "formats/lock.h"
+#include "passes/biases.h"
 #include "passes/pass.h"
 #include "passes/product.h"
 #include "passes/rewrite.h"
 
 namespace qtool::pass {
 namespace {
-
-struct Site {
-  Product product;
-  std::optional<AddedBias> added;  // MatMul: the Add that holds its bias
-};
-
-/// Whether the node computes in integers, so that a float bias would break its kernel apart.
-bool is_static(const Node& node) {
-  const Quant &x = node.inputs[0].quant, &w = node.inputs[Product::weight_input].quant;
-  return x && !x->dynamic && w && (w->grain.kind == Grain::Kind::tensor || w->grain.kind == Grain::Kind::axis);
-}
-
-Quant bias_decision() {
-  QuantSpec spec;
-  spec.format = &number::int16;  // is_bias: int32 codes, for which there is no number format
-  spec.is_bias = true;
-  return std::make_shared<const QuantSpec>(spec);
-}
 
 class BiasCorrect final : public Pass {
   std::string method_ = "analytic";
@@ -64,16 +47,16 @@ class BiasCorrect final : public Pass {
                   "the means that it gives back are measured on calibration data, and there are none",
                   "name data with --calib or in the recipe, or leave the step out");
     }
-    const std::vector<Site> sites = find_sites(graph, ctx);
+    const std::vector<BiasPlace> sites = find_sites(graph, ctx);
     if (sites.empty()) return;
     method_ == "analytic" ? analytic(graph, sites, ctx) : measured(graph, sites, ctx);
   }
 
   void plan(Graph& graph, PassContext& ctx, Forecast& forecast) override {
-    const std::vector<Site> sites = find_sites(graph, ctx);
+    const std::vector<BiasPlace> sites = find_sites(graph, ctx);
     if (sites.empty()) return;
     std::vector<ValueId> seen;
-    for (const Site& site : sites) {
+    for (const BiasPlace& site : sites) {
       const Node& node = graph[site.product.node];
       seen.push_back(method_ == "analytic" ? node.inputs[0].value : node.outputs[0]);
     }
@@ -84,12 +67,12 @@ class BiasCorrect final : public Pass {
       forecast.sweeps.push_back({"bias_correct", graph, Reading::reference, samples_, 1, seen, "sum"});
       forecast.sweeps.push_back({"bias_correct", graph, Reading::quantized, samples_, sweeps, {}, "sum"});
     }
-    for (const Site& site : sites) {
+    for (const BiasPlace& site : sites) {
       const bool turned = graph[site.product.node].attrs.get("transA", std::int64_t{0}) != 0;
       if (method_ == "analytic" && turned) {
         skip(graph, site.product.node, ctx, "its input channels are not on the axis of the weight");
       } else {
-        write(graph, site, bias_now(graph, site), ctx.target);  // whatever it will hold, it will be there
+        write_bias(graph, site, bias_at(graph, site), ctx.target);  // whatever it will hold, it will be there
       }
     }
   }
@@ -99,35 +82,23 @@ class BiasCorrect final : public Pass {
     ctx.journal.skip("bias_correct", label(graph, id), why);
   }
 
-  static std::vector<Site> find_sites(const Graph& graph, PassContext& ctx) {
-    std::vector<Site> sites;
+  static std::vector<BiasPlace> find_sites(const Graph& graph, PassContext& ctx) {
+    std::vector<BiasPlace> sites;
     const Links links(graph);
+    const std::set<std::string> moved = moved_biases(ctx.journal);
     for (const NodeId id : graph.order()) {
       const auto product = product_of(graph, id);
-      if (!product || !ctx.selects(id)) continue;
-      const Quant& quant = graph[id].inputs[Product::weight_input].quant;
-      if (!quant) continue;
-      Site site{*product, std::nullopt};
-      if (product->takes_bias) {
-        if (!bias_of(graph, *product)) {
-          skip(graph, id, ctx, "its bias is no constant per channel");
-          continue;
-        }
-      } else {
-        site.added = added_bias(graph, links, *product);
-        if (!site.added) {
-          skip(graph, id, ctx, "it has no bias: no Add of a constant follows the MatMul");
-          continue;
-        }
-      }
-      sites.push_back(site);
+      if (!product || !ctx.selects(id) || !graph[id].inputs[Product::weight_input].quant) continue;
+      std::string why = bias_was_moved;
+      const auto site = moved.contains(label(graph, id)) ? std::nullopt : bias_place(graph, links, *product, why);
+      site ? sites.push_back(*site) : skip(graph, id, ctx, why);
     }
     return sites;
   }
 
-  void analytic(Graph& graph, const std::vector<Site>& sites, PassContext& ctx) const {
+  void analytic(Graph& graph, const std::vector<BiasPlace>& sites, PassContext& ctx) const {
     std::vector<Calibration::MeanRequest> inputs;
-    for (const Site& site : sites) {
+    for (const BiasPlace& site : sites) {
       const Node& node = graph[site.product.node];
       const Use& x = node.inputs[0];
       inputs.push_back({x.value, x.quant, site.product.in_channels(), site.product.spatial ? 1 : -1});
@@ -168,9 +139,9 @@ class BiasCorrect final : public Pass {
     return shift;
   }
 
-  void measured(Graph& graph, const std::vector<Site>& sites, PassContext& ctx) const {
+  void measured(Graph& graph, const std::vector<BiasPlace>& sites, PassContext& ctx) const {
     std::vector<Calibration::MeanRequest> outputs;
-    for (const Site& site : sites) {
+    for (const BiasPlace& site : sites) {
       const Product& p = site.product;
       outputs.push_back({graph[p.node].outputs[0], nullptr, p.out_channels(), p.spatial ? 1 : -1});
     }
@@ -189,23 +160,15 @@ class BiasCorrect final : public Pass {
     }
   }
 
-  static std::vector<double> bias_now(const Graph& graph, const Site& site) {
+  static void apply(Graph& graph, const BiasPlace& site, const std::vector<double>& shift, PassContext& ctx) {
     const Product& p = site.product;
-    if (!site.added) return *bias_of(graph, p);
-    const Node& add = graph[site.added->node];
-    return *per_channel(graph[add.inputs[site.added->input].value].data, p.out_channels(), 8, -1);
-  }
-
-  static void apply(Graph& graph, const Site& site, const std::vector<double>& shift, PassContext& ctx) {
-    const Product& p = site.product;
-    std::vector<double> bias = bias_now(graph, site);
+    std::vector<double> bias = bias_at(graph, site);
     double largest = 0;
     for (std::size_t o = 0; o < bias.size(); ++o) {
       bias[o] += shift[o];
       largest = std::max(largest, std::abs(shift[o]));
     }
-    const bool finite = std::all_of(bias.begin(), bias.end(), [](double b) { return std::isfinite(b); });
-    if (!finite || !write(graph, site, bias, ctx.target)) {
+    if (!write_bias(graph, site, bias, ctx.target)) {
       skip(graph, p.node, ctx, "the corrected bias does not fit its type");
       return;
     }
@@ -215,28 +178,6 @@ class BiasCorrect final : public Pass {
     fold.set("pass", "bias_correct").set("node", label(graph, p.node)).set("shift", exact_text(shift));
     ctx.journal.fact("fold", std::move(fold));
   }
-
-  /// Whether the kernel of a product wants its bias as codes; TensorRT's takes it in float.
-  static bool takes_codes(const Target& target, const Node& node) {
-    const Ability* row = target.find(node, Role::product);
-    return row == nullptr || row->bias_input >= 0;
-  }
-
-  static bool write(Graph& graph, const Site& site, const std::vector<double>& bias, const Target& target) {
-    if (!site.added) {
-      const NodeId id = site.product.node;
-      const bool had = input_of(graph[id], Product::bias_input) != ValueId::none;
-      if (!set_bias(graph, site.product, bias)) return false;
-      if (!had && is_static(graph[id]) && takes_codes(target, graph[id]))
-        graph[id].inputs[Product::bias_input].quant = bias_decision();
-      return true;
-    }
-    const ValueId old = graph[site.added->node].inputs[site.added->input].value;
-    auto data = from_doubles(bias, {site.product.out_channels()}, graph[old].data.dtype());
-    if (!data) return false;
-    set_constant_input(graph, site.added->node, site.added->input, std::move(*data));
-    return true;
-  }
 };
 
 }  // namespace
@@ -245,7 +186,7 @@ constinit const PassDef bias_correct{"bias_correct",
                                      "give back the mean that rounding of weights took",
                                      "arXiv 1906.04721",
                                      Effect::lossy,
-                                     2,
+                                     3,
                                      make_pass<BiasCorrect>,
                                      true};
 

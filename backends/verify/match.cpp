@@ -102,11 +102,11 @@ void Match::read_folds() {
       fold.kind = Fold::Kind::equalized;
       fold.outputs = numbers_in(row, "outputs");
       fold.inputs = numbers_in(row, "inputs");
-    } else if (pass == "bias_correct") {
+    } else if (row.find("shift") != nullptr && (pass == "bias_correct" || pass == "tune_statistics")) {
       fold.kind = Fold::Kind::shifted;
       fold.outputs = numbers_in(row, "shift");
     } else {
-      continue;  // what fold_constants computes is looked through
+      continue;  // what fold_constants computes is looked through, and scales stand in the rows of uses
     }
     folds_[product].push_back(std::move(fold));
   }

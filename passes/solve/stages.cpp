@@ -64,6 +64,10 @@ void Stages::find_ready(const Graph& graph) {
 
 void Stages::advance(const Graph& graph) {
   for (const NodeId n : ready_) held_.erase(n);
+  for (std::size_t v = known_.size(); v < graph.value_slots(); ++v) {
+    const auto id = static_cast<ValueId>(v);
+    known_.push_back(graph.alive(id) && graph.is_constant(id) ? 1 : 0);
+  }
   // What can run now.
   std::vector<std::uint8_t> now = known_;
   std::set<NodeId> running;

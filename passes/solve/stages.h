@@ -28,8 +28,8 @@ class Stages {
   const std::vector<NodeId>& ready() const { return ready_; }
   /// An input of a ready node.
   const Tensor& value(std::int64_t batch, ValueId v) const { return live_[static_cast<std::size_t>(batch)].at(v); }
-  /// Lets the ready nodes run, as `graph` has them now (its nodes and values are those of the first one), and goes on
-  /// to the next stop.
+  /// Lets the ready nodes run, as `graph` has them now (its nodes and values are those of the first one; constants may
+  /// have come), and goes on to the next stop.
   void advance(const Graph& graph);
 
  private:

@@ -65,6 +65,9 @@ steps:
   - round_nearest
 """
 SOLVERS = ["hqq", "decouple", "ada_round: {steps: 50}", "ada_quant: {steps: 50, refit: 1}"]
+#: Steps behind round_nearest that change what it decided
+TUNED = [EQUALIZED.replace("bias_correct", "tune_statistics"),
+         SOLVED.replace("NAME", "gptq") + "  - tune_statistics: {samples: 0}\n"]
 
 
 def call(*words):
@@ -79,6 +82,10 @@ def forms(folder):
         solved = folder / (solver.split(":")[0] + ".yaml")
         solved.write_text(SOLVED.replace("NAME", solver))
         jobs.append(("ort-cpu", solved, []))
+    for i, text in enumerate(TUNED):
+        tuned = folder / f"tuned{i}.yaml"
+        tuned.write_text(text)
+        jobs.append(("ort-cpu", tuned, []))
     return jobs + TARGETS
 
 
