@@ -2,15 +2,17 @@
 // bias_correct: rounding weights moves the mean of what a layer puts out; its bias gives that back (Nagel et al.,
 // arXiv 1906.04721, section 4.2; layerwise-optimizers.md 9). W^ are the weights as rounded:
 //
-//   analytic:  c[o] -= sum_i (sum_taps (W^ - W)[o,i]) E[x_i]     one sweep over the data for all layers
-//   measured:  c[o] += E[y_o] - E[y^_o]                          one sweep per layer, each after those before it
+//   analytic:    c[o] -= sum_i (sum_taps (W^ - W)[o,i]) E[x_i]   one sweep over the data for all layers
+//   batch_norm:  the same without data, E[x] from the batch normalization behind x (passes/normals.h)
+//   measured:    c[o] += E[y_o] - E[y^_o]                        one sweep per layer, each after those before it
 //
-// E[x] is taken in the quantized reading. The analytic form treats every tap of a convolution as if it saw the mean of
-// its channel: at zero padding that is an approximation (of a border's share), and for ConvTranspose so is the share
-// 1/stride of the taps that reach an output. The measured form has neither, and also takes back what earlier layers
-// left.
+// Measured, E[x] is taken in the quantized reading. The first two treat every tap of a convolution as if it saw the
+// mean of its channel: at zero padding that is an approximation (of a border's share), and for ConvTranspose so is the
+// share 1/stride of the taps that reach an output. The measured form has neither, and also takes back what earlier
+// layers left.
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <set>
 #include <string>
 
@@ -21,6 +23,7 @@
 #include "formats/ir/quant.h"
 #include "formats/lock.h"
 #include "passes/biases.h"
+#include "passes/normals.h"
 #include "passes/pass.h"
 #include "passes/product.h"
 #include "passes/rewrite.h"
@@ -36,20 +39,24 @@ class BiasCorrect final : public Pass {
 
  public:
   void options(Options& o) override {
-    o("method", method_, "analytic: from the means of the inputs, one sweep; measured: output means, a sweep per layer",
-      {"analytic", "measured"});
+    o("method", method_,
+      "analytic: from the means of the inputs, one sweep; measured: output means, a sweep per layer; batch_norm: from "
+      "means of the inputs that batch normalizations tell, without data",
+      {"analytic", "measured", "batch_norm"});
     o("samples", samples_, "samples of the calibration data to look at; 0: all", 0, 1e9);
   }
 
+  bool does_without_data() const override { return method_ == "batch_norm"; }
+
   void run(Graph& graph, PassContext& ctx) override {
-    if (!ctx.calibration.has_data()) {
+    if (!does_without_data() && !ctx.calibration.has_data()) {
       throw Error(Code::calibration,
                   "the means that it gives back are measured on calibration data, and there are none",
-                  "name data with --calib or in the recipe, or leave the step out");
+                  "name data with --calib or in the recipe, set `method: batch_norm`, or leave the step out");
     }
     const std::vector<BiasPlace> sites = find_sites(graph, ctx);
     if (sites.empty()) return;
-    method_ == "analytic" ? analytic(graph, sites, ctx) : measured(graph, sites, ctx);
+    method_ == "measured" ? measured(graph, sites, ctx) : analytic(graph, sites, ctx);
   }
 
   void plan(Graph& graph, PassContext& ctx, Forecast& forecast) override {
@@ -62,22 +69,33 @@ class BiasCorrect final : public Pass {
     }
     if (method_ == "analytic") {
       forecast.sweeps.push_back({"bias_correct", graph, Reading::quantized, samples_, 1, std::move(seen), "sum"});
-    } else {
+    } else if (method_ == "measured") {
       const auto sweeps = static_cast<std::int64_t>(sites.size());
       forecast.sweeps.push_back({"bias_correct", graph, Reading::reference, samples_, 1, seen, "sum"});
       forecast.sweeps.push_back({"bias_correct", graph, Reading::quantized, samples_, sweeps, {}, "sum"});
     }
-    for (const BiasPlace& site : sites) {
-      const bool turned = graph[site.product.node].attrs.get("transA", std::int64_t{0}) != 0;
-      if (method_ == "analytic" && turned) {
-        skip(graph, site.product.node, ctx, "its input channels are not on the axis of the weight");
+    const Told told = method_ == "batch_norm" ? told_means(graph, sites, ctx) : Told{};
+    for (std::size_t s = 0; s < sites.size(); ++s) {
+      const bool turned = graph[sites[s].product.node].attrs.get("transA", std::int64_t{0}) != 0;
+      if (method_ != "measured" && turned) {
+        skip(graph, sites[s].product.node, ctx, other_axis);
+      } else if (method_ == "batch_norm" && told.means[s].empty()) {
+        skip(graph, sites[s].product.node, ctx, told.why[s]);
       } else {
-        write_bias(graph, site, bias_at(graph, site), ctx.target);  // whatever it will hold, it will be there
+        write_bias(graph, sites[s], bias_at(graph, sites[s]), ctx.target);  // whatever it will hold, it will be there
       }
     }
   }
 
  private:
+  static constexpr const char* other_axis = "its input channels are not on the axis of the weight";
+
+  /// Means of the inputs of each place, by channel; empty: none, and why.
+  struct Told {
+    std::vector<std::vector<double>> means;
+    std::vector<std::string> why;
+  };
+
   static void skip(const Graph& graph, NodeId id, PassContext& ctx, std::string_view why) {
     ctx.journal.skip("bias_correct", label(graph, id), why);
   }
@@ -96,25 +114,42 @@ class BiasCorrect final : public Pass {
     return sites;
   }
 
-  void analytic(Graph& graph, const std::vector<BiasPlace>& sites, PassContext& ctx) const {
+  static Told told_means(const Graph& graph, const std::vector<BiasPlace>& sites, PassContext& ctx) {
+    Told told;
+    const Links links(graph);
+    const std::map<std::string, Normals> noted = noted_normals(ctx.journal);
+    for (const BiasPlace& site : sites) {
+      std::string why;
+      auto means = normal_means(graph, links, site.product, noted, ctx.threads, why);
+      told.means.push_back(means ? std::move(*means) : std::vector<double>{});
+      told.why.push_back(std::move(why));
+    }
+    return told;
+  }
+
+  Told measured_means(const Graph& graph, const std::vector<BiasPlace>& sites, PassContext& ctx) const {
     std::vector<Calibration::MeanRequest> inputs;
     for (const BiasPlace& site : sites) {
-      const Node& node = graph[site.product.node];
-      const Use& x = node.inputs[0];
+      const Use& x = graph[site.product.node].inputs[0];
       inputs.push_back({x.value, x.quant, site.product.in_channels(), site.product.spatial ? 1 : -1});
     }
-    const auto means = ctx.calibration.means(graph, Reading::quantized, batches(ctx), inputs);
+    return {ctx.calibration.means(graph, Reading::quantized, batches(ctx), inputs),
+            std::vector<std::string>(sites.size(), other_axis)};
+  }
+
+  void analytic(Graph& graph, const std::vector<BiasPlace>& sites, PassContext& ctx) const {
+    const Told told = method_ == "analytic" ? measured_means(graph, sites, ctx) : told_means(graph, sites, ctx);
     std::vector<std::vector<double>> shifts(sites.size());
     ctx.threads.for_each(static_cast<std::int64_t>(sites.size()), 1, [&](std::int64_t begin, std::int64_t end) {
       for (auto s = static_cast<std::size_t>(begin); s < static_cast<std::size_t>(end); ++s) {
         const Product& p = sites[s].product;
         const bool turned = graph[p.node].attrs.get("transA", std::int64_t{0}) != 0;
-        if (!turned && !means[s].empty()) shifts[s] = shift_from_inputs(graph, p, means[s]);
+        if (!turned && !told.means[s].empty()) shifts[s] = shift_from_inputs(graph, p, told.means[s]);
       }
     });
     for (std::size_t s = 0; s < sites.size(); ++s) {
       if (shifts[s].empty()) {
-        skip(graph, sites[s].product.node, ctx, "its input channels are not on the axis of the weight");
+        skip(graph, sites[s].product.node, ctx, told.means[s].empty() ? told.why[s] : other_axis);
         continue;
       }
       apply(graph, sites[s], shifts[s], ctx);

@@ -14,6 +14,7 @@
 
 #include "calib/op.h"
 #include "formats/ir/absent.h"
+#include "passes/normals.h"
 #include "passes/pass.h"
 #include "passes/product.h"
 #include "passes/rewrite.h"
@@ -29,9 +30,10 @@ struct Affine {
 struct Finding {
   std::optional<Affine> affine;
   std::string why;
+  std::optional<Normals> normals;  // what it puts out, where it is a normalization
 };
 
-Finding refuse(std::string why) { return {std::nullopt, std::move(why)}; }
+Finding refuse(std::string why) { return {std::nullopt, std::move(why), {}}; }
 
 bool is_inference(const Graph& graph, const Links& links, const Node& node) {
   if (input_of(node, 0) == ValueId::none || node.outputs.empty() || node.outputs[0] == ValueId::none) return false;
@@ -63,7 +65,7 @@ Finding read_batch_norm(const Graph& graph, const Links& links, NodeId id, std::
       return refuse("channel " + std::to_string(c) + " has no finite scale (variance plus epsilon is not positive)");
     }
   }
-  return {std::move(f), {}};
+  return {std::move(f), {}, normals_behind(p[1], p[0])};
 }
 
 /// Mul, Div, Add or Sub of `x` and a constant per channel. `rank`: of x; the constant must not add axes.
@@ -88,7 +90,7 @@ Finding read_arithmetic(const Graph& graph, const Links& links, NodeId id, Value
     if (sub && side == 0) f.a[c] = -1, f.b[c] = v;
     if (!std::isfinite(f.a[c])) return refuse("it divides by zero");
   }
-  return {std::move(f), {}};
+  return {std::move(f), {}, {}};
 }
 
 /// Every channel `times` times in a row.
@@ -150,22 +152,38 @@ class FoldBatchNorm final : public Pass {
   /// Folds what follows product `id`, one step after the other, until something else comes. `typed`: the graph as it
   /// was, with all types that can be known; ids and ranks have not changed since.
   void fold_followers(Graph& graph, NodeId id, const Graph& typed, PassContext& ctx) const {
-    for (;;) {
-      const auto product = product_of(graph, id);
-      if (!product) return;
-      const Links links(graph);
-      const auto bias = added_bias(graph, links, *product);
-      const NodeId end = bias ? bias->node : id;
-      if (has_decisions(graph, links, id) || has_decisions(graph, links, end)) return;
-      const ValueId out = graph[end].outputs[0];
-      const auto consumer = sole_consumer(graph, links, out);
-      if (!consumer || !ctx.selects(consumer->node) || has_decisions(graph, links, consumer->node)) return;
-      const Finding found = read_follower(graph, links, typed[out].type, *product, end, consumer->node, ctx.threads);
-      if (!found.affine) return;
-      const Told told{label(graph, consumer->node), graph[consumer->node].op, label(graph, id), "outputs"};
-      if (!fold_behind(graph, *product, bias, *found.affine, consumer->node, out)) return;
-      tell(ctx, told);
+    std::optional<Normals> normals;
+    while (fold_follower(graph, id, typed, ctx, normals)) {
     }
+    if (normals) note_normals(ctx.journal, label(graph, id), *normals);
+  }
+
+  /// `normals`: what is put out so far, as far as a normalization tells.
+  bool fold_follower(Graph& graph, NodeId id, const Graph& typed, PassContext& ctx,
+                     std::optional<Normals>& normals) const {
+    const auto product = product_of(graph, id);
+    if (!product) return false;
+    const Links links(graph);
+    const auto bias = added_bias(graph, links, *product);
+    const NodeId end = bias ? bias->node : id;
+    if (has_decisions(graph, links, id) || has_decisions(graph, links, end)) return false;
+    const ValueId out = graph[end].outputs[0];
+    const auto consumer = sole_consumer(graph, links, out);
+    if (!consumer || !ctx.selects(consumer->node) || has_decisions(graph, links, consumer->node)) return false;
+    const Finding found = read_follower(graph, links, typed[out].type, *product, end, consumer->node, ctx.threads);
+    if (!found.affine) return false;
+    const Told told{label(graph, consumer->node), graph[consumer->node].op, label(graph, id), "outputs"};
+    if (!fold_behind(graph, *product, bias, *found.affine, consumer->node, out)) return false;
+    tell(ctx, told);
+    if (found.normals) {
+      normals = found.normals;
+    } else if (normals) {
+      for (std::size_t c = 0; c < normals->mean.size(); ++c) {
+        normals->mean[c] = normals->mean[c] * found.affine->a[c] + found.affine->b[c];
+        normals->deviation[c] *= std::fabs(found.affine->a[c]);
+      }
+    }
+    return true;
   }
 
   Finding read_follower(const Graph& graph, const Links& links, const Type& type, const Product& p, NodeId end,

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cmath>
+#include <limits>
 
 #include "backends/backend.h"
 #include "calib/executor.h"
 #include "formats/ir/quant.h"
+#include "passes/normals.h"
 #include "tests/passes/bench.h"
 
 using namespace qtool;
@@ -170,4 +172,108 @@ TEST_CASE("bias_correct: float layers are left alone, and without data it says s
   PassBench with(std::make_shared<FixedData>(batches(g, {8, 3}, 0)));
   CHECK(diff_graphs(g, with.run("bias_correct", g)) == "");
   CHECK(contains(message_of(Code::calibration, [&] { PassBench().run("bias_correct", g); }), "calibration data"));
+}
+
+namespace {
+
+/// A layer whose input a normalization makes, on positive means: conv, normalization, `between`, conv.
+std::string normalized(const std::string& between) {
+  return R"(g (float[64, 2, 4, 4] x) => (float[64, 2, 4, 4] y)
+    < float[2, 2, 1, 1] v = {1.0, 0.0, 0.0, 1.0}, float[2] gamma = {2.0, -0.5}, float[2] beta = {1.0, 0.25},
+      float[2] mean = {0.0, 0.0}, float[2] variance = {1.0, 1.0}, float low = {0.0}, float high = {6.0},
+      float[2, 2, 1, 1] w = {0.31, -0.73, 0.52, 0.11}, float[2] b = {0.1, 0.2} > {
+      c = Conv (x, v)
+      n = BatchNormalization <epsilon: float = 0.0> (c, gamma, beta, mean, variance)
+      )" +
+         between +
+         R"(
+      y = Conv (r, w, b)
+    })";
+}
+
+/// The graph with coarse weights in its last product alone.
+Graph coarse(Graph g) {
+  auto spec = std::make_shared<QuantSpec>();
+  spec->format = &number::int3;
+  g[Links(g).producer(g.outputs[0].value)].inputs[1].quant = spec;
+  return g;
+}
+
+}  // namespace
+
+TEST_CASE("bias_correct: means of clamped normal numbers") {
+  const double all = std::numeric_limits<double>::infinity();
+  // beta (1 - Phi(-beta/gamma)) + gamma phi(-beta/gamma), with Phi and phi from tables.
+  CHECK(clamped_mean(0, 1, 0, all) == doctest::Approx(0.3989422804));
+  CHECK(clamped_mean(1, 2, 0, all) == doctest::Approx(0.6914624613 + 2 * 0.3520653268));
+  CHECK(clamped_mean(-1, 2, 0, all) == doctest::Approx(-0.3085375387 + 2 * 0.3520653268));
+  CHECK(clamped_mean(3, 2, 0, 6) == doctest::Approx(3));  // as much is cut off above as below
+  CHECK(clamped_mean(5, 2, 0, 6) == doctest::Approx(6 - clamped_mean(1, 2, 0, 6)));
+  CHECK(clamped_mean(0.7, 2, -all, all) == doctest::Approx(0.7));
+  CHECK(clamped_mean(-3, 0, 0, 6) == 0);
+  CHECK(clamped_mean(8, 0, 0, 6) == 6);
+  // A tail that is cut off far away changes nothing; the middle of it is the sum of many thin slices.
+  CHECK(clamped_mean(1, 2, 0, 60) == doctest::Approx(clamped_mean(1, 2, 0, all)));
+  double sum = 0;
+  for (int i = -100000; i < 100000; ++i) {
+    const double z = (i + 0.5) * 1e-4, x = 1.5 + 2 * z;
+    sum += std::min(std::max(x, 0.0), 4.0) * std::exp(-z * z / 2) * 1e-4 / std::sqrt(2 * 3.14159265358979);
+  }
+  CHECK(clamped_mean(1.5, 2, 0, 4) == doctest::Approx(sum));
+}
+
+TEST_CASE("bias_correct: without data, from what a batch normalization tells, folded or not") {
+  for (const char* between : {"r = Relu (n)", "r = Clip (n, low, high)", "r = Identity (n)"}) {
+    CAPTURE(between);
+    const Graph g = graph_of(normalized(between));
+    const auto data = batches(g, {64, 2, 4, 4}, 0, 40);  // what the normalization expects: mean 0, variance 1
+    PassBench bench;                                     // no data
+    const Graph rounded = bench.run("round_nearest", coarse(g));
+    const Graph fixed = bench.run("bias_correct", rounded, {{"method", "batch_norm"}});
+    const double before = mean_error(g, rounded, data, 2, true), after = mean_error(g, fixed, data, 2, true);
+    CHECK(before > 0.02);
+    CHECK(after < 0.1 * before);
+
+    PassBench folding;
+    const Graph folded = folding.run("fold_batch_norm", g);
+    REQUIRE(count_op(folded, "BatchNormalization") == 0);
+    const Graph other =
+        folding.run("bias_correct", folding.run("round_nearest", coarse(folded)), {{"method", "batch_norm"}});
+    const auto is = floats_of(other, "b"), wished = floats_of(fixed, "b");
+    for (std::size_t o = 0; o < 2; ++o) CHECK(is[o] == doctest::Approx(wished[o]));
+
+    if (std::string(between).find("Clip") != std::string::npos) continue;  // what evens out goes through ReLU alone
+    PassBench evened;
+    const Graph even = evened.run("equalize_layers", evened.run("fold_batch_norm", g));
+    const Graph even_rounded = evened.run("round_nearest", coarse(even));
+    const Graph even_fixed = evened.run("bias_correct", even_rounded, {{"method", "batch_norm"}});
+    CHECK(mean_error(g, even_fixed, data, 2, true) < 0.2 * mean_error(g, even_rounded, data, 2, true));
+  }
+}
+
+TEST_CASE("bias_correct: affine steps that are folded behind a normalization move its means") {
+  const Graph g = graph_of(normalized("s = Mul (n, high) r = Relu (s)"));
+  PassBench bench;
+  const Graph folded = bench.run("fold_batch_norm", g);
+  REQUIRE(count_op(folded, "Mul") == 0);
+  const Graph rounded = bench.run("round_nearest", coarse(folded));
+  const Graph fixed = bench.run("bias_correct", rounded, {{"method", "batch_norm"}});
+  const auto data = batches(g, {64, 2, 4, 4}, 0, 8);
+  CHECK(mean_error(g, fixed, data, 2, true) < 0.1 * mean_error(g, rounded, data, 2, true));
+}
+
+TEST_CASE("bias_correct: where no normalization tells means, it says so and changes nothing") {
+  for (const auto& [between, why] :
+       {std::pair{"r = Sigmoid (n)", "no batch normalization tells the means of its input: they come from Sigmoid"},
+        std::pair{"s = Relu (n) r = Clip (s, low, high)", "clamped more than once"}}) {
+    PassBench bench;
+    const Graph rounded = bench.run("round_nearest", coarse(graph_of(normalized(between))));
+    CHECK(diff_graphs(bench.run("bias_correct", rounded, {{"method", "batch_norm"}}), rounded).empty());
+    CHECK(contains(bench.skips(), why));
+  }
+  PassBench bench;
+  Graph g = graph_of(gemm);
+  quantize_weights(g);
+  CHECK(diff_graphs(bench.run("bias_correct", g, {{"method", "batch_norm"}}), g).empty());
+  CHECK(contains(bench.skips(), "no batch normalization tells the means of its input"));
 }

@@ -21,6 +21,7 @@ FORMS = [(recipe, []) for recipe in RECIPES] + [
     ("int8_static", ["assign_formats.attention=false"]),
     ("int8_static", ["calibrate_ranges.method=mse", "round_nearest.clip=mse"]),
     ("int8_static", ["bias_correct.method=measured"]),
+    ("int8_static", ["bias_correct.method=batch_norm"]),
     ("int8_static", ["assign_formats.grain=tensor"]),
     ("int8_dynamic", ["assign_formats.weights=int5"]),
     ("int8_dynamic", ["assign_formats.weights=uint8", "assign_formats.symmetric=false"]),
