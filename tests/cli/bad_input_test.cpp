@@ -129,6 +129,41 @@ TEST_CASE("weights that are no numbers are named with their node") {
   }
 }
 
+TEST_CASE("layers that data say little about are written all the same, and what is missing is told") {
+  const Bench bench;
+  // A table that the head reads as well, and four tokens to choose its codes by.
+  Graph g = parse_graph(R"(<ir_version: 10, opset_import: ["" : 21]>
+tied (int64[N] ids) => (float[N, 64] y) < float[1] e = {1.0} > {
+  x = Gather(e, ids)
+  y = Gemm <transB = 1> (x, e)
+})");
+  for (const NodeId n : g.nodes()) g[n].name = g[n].op == "Gather" ? "table" : "head";
+  Tensor table(DType::f32, {64, 32});
+  const Rng rng(1, "table");
+  std::uint64_t i = 0;
+  for (float& v : table.write<float>()) v = static_cast<float>(rng.normal(i++));
+  g[*g.find_value("e")].data = table;
+  g[*g.find_value("e")].type.shape = table.shape();
+  const std::int64_t some[] = {3, 1, 4, 1};
+  const std::string data = bench.data({{"ids", Tensor::of<std::int64_t>({4}, some)}});
+  const std::string recipe = bench.recipe(R"(version: 1
+target: ort-cpu
+data: {}
+steps:
+  - assign_formats: {method: weights, weights: uint4, grain: groups, group: 16, symmetric: false, embeddings: true}
+  - gptq
+  - round_nearest
+)");
+  const std::string model = bench.model(g), output = bench.path("q.onnx");
+  const Outcome done = run_qtool({"quantize", model, "--recipe", recipe, "--calib", data, "-o", output});
+  CHECK(done.code == 0);
+  CHECK(done.err.find("\"head\" saw 4 rows of inputs for 32 weights each: give at least 128 to trust its codes") !=
+        std::string::npos);
+  CHECK(done.out.find("GatherBlockQuantized  table") != std::string::npos);
+  CHECK(done.out.find("MatMulNBits           head") != std::string::npos);
+  CHECK(run_qtool({"verify", output, "--against", model, "--lock", output + ".lock"}).code == 0);
+}
+
 TEST_CASE("external data that are missing, too short or elsewhere") {
   const Bench bench;
   OnnxWriteOptions outside;

@@ -93,6 +93,21 @@ TEST_CASE("knobs and targets are planned by the code that decides") {
   check({transformer, "int4_weights", "", {"assign_formats.weights=uint4"}}, folder);
 }
 
+TEST_CASE("steps that move biases and scales are planned to the byte") {
+  const ScratchFolder folder;
+  for (const char* last :
+       {"tune_statistics", "bias_correct: {method: batch_norm}", "bias_correct: {method: measured}"}) {
+    const std::string recipe = folder / "recipe.yaml";
+    write_bytes(recipe, std::string("version: 1\ntarget: ort-cpu\ndata: {}\nsteps:\n  - fold_constants\n"
+                                    "  - fold_batch_norm\n  - assign_formats: {method: static}\n"
+                                    "  - calibrate_ranges\n  - round_nearest\n  - ") +
+                            last + "\n");
+    for (const char* model : {"digits_cnn", "digits_transformer"}) {
+      check({sample_model(model), recipe, sample_data("digits_calib")}, folder);
+    }
+  }
+}
+
 TEST_CASE("real models are planned to the byte") {
   if (data_dir().empty()) return skip("plans of real models", "no folder shared/data");
   const ScratchFolder folder;
