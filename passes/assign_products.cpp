@@ -15,13 +15,18 @@ ValueId input(const Node& node, int i) {
                                                                     : ValueId::none;
 }
 
-/// Why the constant weight of `row` does not serve a product of two dimensions; empty: it does.
+/// Convolutions have a scale per output channel: what they sum over lies along several axes.
+bool by_channels(const Ability& row) { return row.op == "Conv"; }
+
+/// Why the constant weight of `row` does not serve a product of two dimensions, or a convolution; empty: it does.
 std::string weight_objection(const Plan& plan, const Node& node, const Ability& row) {
   const ValueId w = input(node, row.weight_input);
   const Tensor* weight = plan.fixed(w);
   if (weight == nullptr) return "its weight is no constant";
-  if (weight->rank() != 2)
-    return "its weight has " + std::to_string(weight->rank()) + " dimensions, the kernel takes 2";
+  if (by_channels(row) ? weight->rank() < 3 : weight->rank() != 2) {
+    return "its weight has " + std::to_string(weight->rank()) + " dimensions, the kernel takes " +
+           (by_channels(row) ? "3 or more" : "2");
+  }
   if (weight->count() == 0) return "its weight is empty";
   if (!row.data_inputs.empty()) {
     const auto rank = plan.rank(input(node, row.data_inputs[0]));
@@ -34,6 +39,11 @@ std::string weight_objection(const Plan& plan, const Node& node, const Ability& 
 
 /// The group to use: the one asked for, or for whole channels the smallest that holds one. 0: none, see `why`.
 std::int64_t group_for(const Wish& wish, const Ability& row, std::int64_t k, std::string& why) {
+  if (by_channels(row)) {
+    if (wish.grain == "channel" && wish.weights->group == 0) return k;
+    why = "a convolution has a scale per output channel; use grain: channel";
+    return 0;
+  }
   const auto at_least = [&](std::int64_t n) {
     const auto found = std::find_if(row.groups.begin(), row.groups.end(), [&](std::int64_t g) { return g >= n; });
     return found == row.groups.end() ? 0 : *found;
@@ -87,9 +97,10 @@ void assign_weight_only(Plan& plan, NodeId n, const Ability& row) {
   if (data.dtype() == DType::f16 && scheme.scale != nullptr) {
     return plan.skip(n, "the scales of " + std::string(scheme.name) + " do not all fit float16, the type of the model");
   }
-  const int k_axis = table ? 1 : reduction_axis(node);
-  const std::int64_t k = data.shape()[static_cast<std::size_t>(k_axis)];
+  const bool channels = by_channels(row);
+  const int k_axis = table || channels ? 1 : reduction_axis(node);
   const std::int64_t columns = data.shape()[static_cast<std::size_t>(1 - k_axis)];
+  const std::int64_t k = data.count() / columns;
   std::string why;
   const std::int64_t group = group_for(wish, row, k, why);
   if (group == 0) return plan.skip(n, why);
@@ -105,7 +116,8 @@ void assign_weight_only(Plan& plan, NodeId n, const Ability& row) {
     return plan.skip(n, "codes and scales would take more room than the float weights");
   }
 
-  QuantSpec spec = spec_of(scheme, {Grain::Kind::groups, k_axis, group, 0});
+  QuantSpec spec = spec_of(
+      scheme, channels ? Grain{Grain::Kind::axis, 1 - k_axis, 0, 0} : Grain{Grain::Kind::groups, k_axis, group, 0});
   spec.symmetric = wish.symmetric || scheme.scale != nullptr || !scheme.element->is_integer;
   weight.quant = shared(spec);
   if (!table && scheme.element->is_integer && plan.ctx.target.arithmetic.quantizes_inside(bits, group) &&

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Weights in blocks in standard operators: DequantizeLinear with block_size before the product, from operator set 21 on
-// (onnx-quantized.md section 4). Integers have zero points, float8 codes have none.
+// (onnx-quantized.md section 4). Integers have zero points, float8 codes have none. Convolutions have a scale per
+// output channel, in front of them the same without block_size.
 #include "backends/onnx/rules.h"
 
 namespace qtool::onnx_form {
@@ -31,7 +32,7 @@ void lower(Lowering& l, NodeId n, const QuantSpec& given, Scales scales) {
   const Tensor codes = stored_codes(spec);
   Attrs attrs;
   attrs.set("axis", static_cast<std::int64_t>(spec.grain.axis));
-  attrs.set("block_size", spec.grain.group);
+  if (spec.grain.kind == Grain::Kind::groups) attrs.set("block_size", spec.grain.group);
   const bool typed = scales == Scales::as_decided && given.scale_format != nullptr;
   std::vector<ValueId> inputs{l.constant(weight.name + "_quantized", codes)};
   inputs.push_back(typed ? typed_scale(l, weight, given, spec, attrs)
@@ -42,7 +43,7 @@ void lower(Lowering& l, NodeId n, const QuantSpec& given, Scales scales) {
   const ValueId read = l.value(weight.name + "_dequantized", weight.type, weight.data.dtype());
   l.node("DequantizeLinear", "", inputs, {read}, std::move(attrs));
   l.out[n].inputs[1] = {read, nullptr};
-  l.emitted(n, l.decided[n].op + " of blocks");
+  l.emitted(n, l.decided[n].op + (spec.grain.kind == Grain::Kind::groups ? " of blocks" : " of channels"));
   if (!spec.format->is_integer) l.costs(n, "its weight is dequantized for every call");
 }
 
@@ -51,10 +52,12 @@ void lower(Lowering& l, NodeId n, const QuantSpec& given, Scales scales) {
 void lower_blocks(Lowering& l, Scales scales) {
   for (const NodeId n : l.decided.nodes()) {
     const Node& node = l.decided[n];
-    if ((node.op != "MatMul" && node.op != "Gemm") || l.out[n].op != node.op) continue;  // or lowered by another rule
+    const bool conv = node.op == "Conv";
+    if ((!conv && node.op != "MatMul" && node.op != "Gemm") || l.out[n].op != node.op) continue;  // or by another rule
     const Quant spec = l.quant(n, 1);
-    if (spec && spec->grain.kind == Grain::Kind::groups && l.decided.is_constant(l.input(n, 1)))
-      lower(l, n, *spec, scales);
+    if (!spec || !l.decided.is_constant(l.input(n, 1))) continue;
+    if (conv && l.quant(n, 0)) continue;  // an integer kernel
+    if (spec->grain.kind == (conv ? Grain::Kind::axis : Grain::Kind::groups)) lower(l, n, *spec, scales);
   }
 }
 

@@ -205,10 +205,17 @@ QuantSpec resolved(const QuantSpec& spec, const Tensor& data) {
 DType storage_type(const NumberFormat& format) {
   if (format.onnx) return *format.onnx;
   QTOOL_ENSURE(format.is_integer && format.bits <= 8, "codes without an ONNX type of their own are small integers");
-  return code_type(format);
+  if (format.bits > 4) return code_type(format);
+  return format.lowest < 0 ? DType::i4 : DType::u4;
 }
 
-Tensor stored_codes(const QuantSpec& spec) { return spec.format->onnx ? pack_codes(spec.codes, spec) : spec.codes; }
+Tensor stored_codes(const QuantSpec& spec) {
+  if (spec.format->onnx) return pack_codes(spec.codes, spec);
+  if (spec.format->bits > 4) return spec.codes;
+  QuantSpec wider = spec;
+  wider.format = spec.format->lowest < 0 ? &number::int4 : &number::uint4;
+  return pack_codes(spec.codes, wider);
+}
 
 Tensor stored_zero_point(const QuantSpec& spec, DType dtype) {
   Tensor zero(dtype, spec.scale.shape());

@@ -72,7 +72,7 @@ class Lowering {
 /// `spec` with scales and codes for constant `data`: what is missing is taken from the data, nearest codes. Both levels
 /// of scales are multiplied out.
 QuantSpec resolved(const QuantSpec& spec, const Tensor& data);
-/// The ONNX element type that stores the codes: the format's own, or the 8-bit integer that holds it (int7).
+/// The ONNX element type that stores the codes: the format's own, or the integer of 4 or 8 bits that holds it (int7).
 DType storage_type(const NumberFormat& format);
 /// Codes packed in storage_type().
 Tensor stored_codes(const QuantSpec& spec);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The ONNX standard itself: weights in few bits in front of their products, as a DequantizeLinear with block_size.
-// Element types, scales that are powers of two (E8M0) and scales of scales are written as they were decided, so that
-// nothing takes more bits in the file than it was given.
+// The ONNX standard itself: weights in few bits in front of their products, as a DequantizeLinear with block_size, or
+// of output channels in front of convolutions. Element types, scales that are powers of two (E8M0) and scales of scales
+// are written as they were decided; codes of 3 bits take 4, for the standard has no type for them.
 #include "backends/backend.h"
 #include "backends/onnx/rules.h"
 
@@ -22,6 +22,8 @@ Target portable_target() {
                                               "uint8",
                                               "int2",
                                               "uint2",
+                                              "int3",
+                                              "uint3",
                                               "e2m1",
                                               "e4m3",
                                               "e4m3fnuz",
@@ -36,9 +38,17 @@ Target portable_target() {
                                               "bfp2",
                                               "bfp4",
                                               "bfp8"};
+  constexpr std::size_t integers = 8;  // the first ones, which need no blocks
   target.abilities = onnx_form::weight_only_rows(weights, {});
   target.abilities.pop_back();  // a table would be dequantized as a whole
   for (Ability& row : target.abilities) row.note = "DequantizeLinear of blocks in front of it";
+  Ability conv = target.abilities.front();
+  conv.op = "Conv";
+  conv.bias_input = 2;
+  conv.weight_formats.resize(integers);
+  conv.groups = {};
+  conv.note = "DequantizeLinear of output channels in front of it";
+  target.abilities.push_back(std::move(conv));
   const std::string_view why = "it is for weights in types that few runtimes have kernels for yet; use method weights";
   target.refused_methods = {{"static", why}, {"dynamic", why}};
   return target;

@@ -319,6 +319,17 @@ TEST_CASE("weights: groups along the inputs, 8-bit activations inside the kernel
   CHECK(assign(head + "{ y = MatMul (x, w) }", two).decisions == "y: w=int2/16\n");
 }
 
+TEST_CASE("weights: where the target takes them, convolutions have a scale per output channel") {
+  const auto standard = [](Target& t) { t = find_backend("onnx")->target(); };
+  const std::string head = "g (float[1,8,4,4] x) => (float[1,4,4,4] y) < " + weight("w", {4, 8, 1, 1}) + " >";
+  const Knobs channel{{"method", "weights"}, {"weights", "uint3"}, {"grain", "channel"}, {"symmetric", "false"}};
+  CHECK(assign(head + "{ y = Conv (x, w) }", channel, {}, standard).decisions == "y: w=uint3[0]\n");
+  const auto group = assign(head + "{ y = Conv (x, w) }",
+                            {{"method", "weights"}, {"weights", "int4"}, {"grain", "groups"}}, {}, standard);
+  CHECK(group.decisions == "");
+  CHECK(contains(group.skips, "use grain: channel"));
+}
+
 TEST_CASE("weights: refusals have reasons") {
   const std::string head = "g (float[3,72] x) => (float[3,8] y) < " + weight("w", {72, 8}) + " >";
   const auto why = [&](const std::string& node, Knobs knobs) {

@@ -35,6 +35,17 @@ def model(path, k, form, dtype=np.float32):
     return path
 
 
+def convolution(path):
+    rng, make = np.random.default_rng(9), onnx.helper
+    weights = {"w": rng.standard_normal((8, 16, 3, 3)).astype(np.float32), "b": rng.standard_normal(8).astype(np.float32)}
+    node = make.make_node("Conv", ["x", "w", "b"], ["y"], pads=[1, 1, 1, 1])
+    graph = make.make_graph([node], "g", [make.make_tensor_value_info("x", 1, ["N", 16, 9, 9])],
+                            [make.make_tensor_value_info("y", 1, ["N", 8, 9, 9])],
+                            [numpy_helper.from_array(w, name) for name, w in weights.items()])
+    onnx.save(make.make_model(graph, opset_imports=[make.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
 def broken(written, path):
     """The file with its first code changed."""
     graph = onnx.load(written)
@@ -84,8 +95,10 @@ def check_weight_formats(suite):
 PORTABLE = {
     "int4": (17, 22, 1), "uint2": (4, 25, 1), "int8": (35, 3, 1), "e2m1": (17, 23, 1), "e4m3": (29, 17, 1), "mxfp4": (16, 23, 24),
     "mxfp8_e4m3": (29, 17, 24), "mxfp8_e5m2": (23, 19, 24), "mxint8": (35, 3, 24), "nvfp4": (19, 23, 17),
-    "nvfp4_one_level": (18, 23, 17), "bfp4": (16, 22, 24),
+    "nvfp4_one_level": (18, 23, 17), "bfp4": (16, 22, 24), "uint3": (11, 21, 1),
 }
+#: The same for convolutions, with a scale per output channel; ONNX Runtime runs these files too.
+CHANNELS = {"int4": (15, 22), "uint4": (15, 21), "int8": (35, 3), "uint3": (8, 21), "int3": (8, 22)}
 
 
 def check_portable(suite):
@@ -110,3 +123,21 @@ def check_portable(suite):
                 loss = sqnr_db(run(source, feeds)["y"], reference)
                 expect(loss > decibels, f"{loss:.2f} dB against float, {decibels} expected")
                 call("verify", written, "--against", source, "--quiet")
+    for name, (decibels, codes) in CHANNELS.items():
+        with suite.case(f"{name} Conv for the target onnx") as folder:
+            source, written = convolution(folder / "float.onnx"), folder / "q.onnx"
+            call("quantize", source, "--recipe", "int4_weights", "--target", "onnx", "-o", written, "--quiet",
+                 "--set", f"assign_formats.weights={name}", "--set", "assign_formats.grain=channel",
+                 *(["--set", "assign_formats.symmetric=false"] if name[0] == "u" else []))
+            file = onnx.load(written)
+            onnx.checker.check_model(file, full_check=True)
+            expect(codes in {i.data_type for i in file.graph.initializer}, f"no codes of type {codes}")
+            feeds = {"x": rng.standard_normal((2, 16, 9, 9)).astype(np.float32)}
+            np.savez(folder / "data.npz", **feeds)
+            ours = reading(written, folder / "data.npz", folder)["y"]
+            for other, found in {"the reference": ReferenceEvaluator(file).run(None, feeds)[0], "ONNX Runtime": run(written, feeds)["y"]}.items():
+                expect(sqnr_db(found, ours) > 100, f"our reading is {sqnr_db(found, ours):.2f} dB from {other}")
+            loss = sqnr_db(run(source, feeds)["y"], ours)
+            expect(loss > decibels, f"{loss:.2f} dB against float, {decibels} expected")
+            call("verify", written, "--against", source, "--quiet")
+            expect(verdict(broken(written, folder / "b.onnx"), source) == 8, "a code that is not the nearest is not found")
