@@ -5,9 +5,11 @@
 //   min over z of sum |W - s (q(W / s + z) - z)|^p,  p = 0.7, scales s fixed, by splitting off the large errors W_e:
 //   W_e = shrink(W - s (q - z)),  z = mean(q - (W - W_e) / s)
 //
-// Runtimes take whole zero points: both neighbours of z are tried, with the scale as it is and with the two that keep
-// an end of the range where z wants it, and the nearest codes' error decides against the range's own scale. Scales and
-// zero points are all that is chosen; codes are the nearest ones, by this or a later pass.
+// Fast kernels take whole zero points: those up to three steps from z are tried, with the scale as it is and with the
+// two that keep an end of the range where z wants it, each moved on by least squares for its codes. The sum of |e|^3 of
+// nearest codes decides among those whose squares sum to no more than the range's own do: squares alone let too many
+// large weights go, which costs outputs more than it spares weights. Scales and zero points are all that is chosen;
+// codes are the nearest ones, by this or a later pass.
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -25,6 +27,8 @@ namespace {
 using namespace solve;
 
 constexpr float power = 0.7F;
+constexpr float reach = 2;  // zero points tried beyond the two neighbours of the real one
+constexpr int refits = 8;
 
 /// One group of weights of one row.
 class Group {
@@ -59,14 +63,25 @@ class Group {
     return best;
   }
 
-  /// sum e^2 under a whole zero point.
-  double error(float scale, float zero) const {
-    double sum = 0;
+  struct Errors {
+    double squares = 0, cubes = 0;
+    float scale = 0;  // of least squares for the same codes
+  };
+
+  /// Of nearest codes under a whole zero point.
+  Errors errors(float scale, float zero) const {
+    Errors all;
+    double products = 0, levels = 0;
     for (std::size_t i = 0; i < count_; ++i) {
-      const double e = w_[i] - (level(std::nearbyint(w_[i] / scale) + zero) - zero) * scale;
-      sum += e * e;
+      const float q = level(std::nearbyint(w_[i] / scale) + zero) - zero;
+      const double e = w_[i] - q * scale;
+      all.squares += e * e;
+      all.cubes += e * e * std::abs(e);
+      products += static_cast<double>(q) * static_cast<double>(w_[i]);
+      levels += static_cast<double>(q) * static_cast<double>(q);
     }
-    return sum;
+    all.scale = levels > 0 ? static_cast<float>(products / levels) : scale;
+    return all;
   }
 
   float low() const { return low_; }
@@ -160,9 +175,9 @@ class Hqq final : public Pass {
             sums[2][row] += static_cast<double>(w[c - begin]) * static_cast<double>(w[c - begin]);
           }
           float &scale = grid.scale(g)[row], &zero = grid.zero(g)[row];
-          const double start = group.error(scale, zero);
-          sums[0][row] += start;
-          sums[1][row] += choose(p, group, start, scale, zero);
+          sums[0][row] += group.errors(scale, zero).squares;
+          choose(p, group, scale, zero);
+          sums[1][row] += group.errors(scale, zero).squares;
         }
       }
     });
@@ -171,23 +186,33 @@ class Hqq final : public Pass {
     whole = std::accumulate(sums[2].begin(), sums[2].end(), 0.0);
   }
 
-  double choose(const Problem& p, Group& group, double least, float& scale, float& zero) const {
-    const float own = scale, wish = group.split(own, zero, static_cast<int>(rounds_));
-    for (const float near : {std::floor(wish), std::ceil(wish)}) {
-      const float z = std::clamp(near, group.low(), group.high());
-      const float ends[] = {own, own * (wish - group.low()) / (z - group.low()),
-                            own * (group.high() - wish) / (group.high() - z)};
-      for (const float end : ends) {
-        const float s = p.stored(end);
-        if (!(s > 0) || !std::isfinite(s)) continue;
-        const double now = group.error(s, z);
-        if (!(now < least)) continue;
-        least = now;
-        scale = s;
-        zero = z;
+  void choose(const Problem& p, Group& group, float& scale, float& zero) const {
+    const float own = scale, first = zero, wish = group.split(own, zero, static_cast<int>(rounds_));
+    const double most = group.errors(scale, zero).squares;
+    double least = std::numeric_limits<double>::infinity();
+    const auto attempt = [&](float s, float z) {
+      double last = std::numeric_limits<double>::infinity();
+      for (int k = 0; k <= refits; ++k) {
+        s = p.stored(s);
+        if (!(s > 0) || !std::isfinite(s)) return;
+        const Group::Errors now = group.errors(s, z);
+        if (!(now.cubes < last)) return;
+        last = now.cubes;
+        if (now.cubes < least && now.squares <= most) {
+          least = now.cubes;
+          scale = s;
+          zero = z;
+        }
+        s = now.scale;
       }
+    };
+    attempt(own, first);
+    for (float near = std::floor(wish) - reach; near <= std::ceil(wish) + reach; ++near) {
+      if (near < group.low() || near > group.high()) continue;
+      attempt(own, near);
+      attempt(own * (wish - group.low()) / (near - group.low()), near);
+      attempt(own * (group.high() - wish) / (group.high() - near), near);
     }
-    return least;
   }
 };
 
@@ -197,7 +222,7 @@ constinit const PassDef hqq{"hqq",
                             "scales and zero points that few outliers pay for, without data",
                             "Half-Quadratic Quantization (2023)",
                             Effect::annotate,
-                            1,
+                            2,
                             make_pass<Hqq>};
 
 }  // namespace qtool::pass
