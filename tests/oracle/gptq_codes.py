@@ -142,6 +142,11 @@ def tasks():
         yield 9, 160, 320, bits, REFERENCE, 32, 0, ACT, 50, 0
     yield 3, 7, 40, 3, ASYMMETRIC, 0, 1, NONE, 10, 0
     yield 70, 300, 400, 4, ASYMMETRIC, 64, 1, NONE, 10, 1
+    # Wider than 1024 columns: solvers may sum in float32.
+    yield 4, 1088, 1100, 4, ASYMMETRIC, 64, 1, NONE, 10, 0
+    yield 4, 1088, 1100, 3, RESTRICTED, 0, 0, ACT, 10, 0
+    yield 4, 1056, 1100, 4, REFERENCE, 32, 0, ACT, 50, 0
+    yield 3, 1056, 1100, 2, REFERENCE, 0, 0, NONE, 10, 0
 
 
 rows, codes, scales, zeros, losses = [], [], [], [], []
