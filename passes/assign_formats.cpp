@@ -9,6 +9,7 @@
 // Every node that computes on floats and stays float gets a "skip" with its reason.
 #include <algorithm>
 #include <cstdlib>
+#include <tuple>
 
 #include "calib/one_sample.h"
 #include "calib/op.h"
@@ -263,12 +264,14 @@ class AssignFormats final : public Pass {
     }
   }
 
-  /// Of as many bits as wished for, or nearly; of those one of the same kind, integers or not; the first of several.
+  /// Of as many bits as wished for, or nearly, more before fewer; of those one of the same kind, integers or not, and
+  /// with such scales; the first of several.
   static std::string_view nearest_scheme(const Scheme& wished, const std::vector<std::string_view>& known) {
     const auto distance = [&](std::string_view name) {
       const Scheme& other = *find_scheme(name);
+      const int more = other.element->bits - wished.element->bits;
       const bool kind = other.element->is_integer != wished.element->is_integer;
-      return std::pair(std::abs(other.element->bits - wished.element->bits), kind);
+      return std::tuple(std::abs(more), more < 0, kind, other.scale != wished.scale);
     };
     return *std::min_element(known.begin(), known.end(),
                              [&](std::string_view a, std::string_view b) { return distance(a) < distance(b); });

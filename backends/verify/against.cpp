@@ -87,15 +87,14 @@ class Against {
     const NodeView* dq = s_.producer(n, i, "DequantizeLinear");
     const TensorView* codes = dq == nullptr ? nullptr : s_.constant(*dq, 0);
     if (codes == nullptr || codes->type == i32) return;  // biases come with their products
-    const Parameters p = s_.parameters(*dq, 1, 2);
-    if (p.scale == nullptr) return;
+    auto scales = scales_of(s_, *dq);
+    if (!scales) return open(n, codes->name, "its scales are no constants that can be read");
+    const std::int64_t axis = dq->integer("axis", 1), block = dq->integer("block_size", 0);
     const bool minifloats = codes->type == f4 || (codes->type >= f8_first && codes->type <= f8_last);
     if (i == 1 && is_product(n.op) && minifloats) {
-      const std::int64_t axis = dq->integer("axis", 1), block = dq->integer("block_size", 0);
-      return booked(n, Book::minifloats(*codes, *p.scale, axis, block), codes->name);
+      return booked(n, Book::minifloats(*codes, *scales, axis, block), codes->name);
     }
-    coded(n, i, Coded::tensor(*codes, *p.scale, p.zero, dq->integer("axis", 1), dq->integer("block_size", 0)),
-          codes->name);
+    coded(n, i, Coded::tensor(*codes, std::move(*scales), s_.constant(*dq, 2), axis, block), codes->name);
   }
 
   void fused(const NodeView& n, const Slots& slots) {
@@ -103,10 +102,12 @@ class Against {
       const Slot& slot = slots.inputs[i];
       const TensorView* codes = s_.constant(n, slot.codes);
       const Parameters p = s_.parameters(n, slot.scale, slot.zero);
-      if (codes == nullptr || p.scale == nullptr) continue;
+      if (codes == nullptr || p.scale == nullptr || !is_real(p.scale->type)) continue;
+      std::vector<float> scales(static_cast<std::size_t>(p.scale->count()));
+      p.scale->read(0, scales);
       const bool rows = n.op == "QLinearConv" || (n.op == "QGemm" && n.integer("transB", 0) != 0);
       const std::size_t input = n.op == "DynamicQuantizeMatMul" ? 1 : n.op == "QLinearWhere" ? i + 1 : i;
-      coded(n, input, Coded::tensor(*codes, *p.scale, p.zero, rows ? 0 : -1, 0), codes->name);
+      coded(n, input, Coded::tensor(*codes, std::move(scales), p.zero, rows ? 0 : -1, 0), codes->name);
     }
   }
 

@@ -45,26 +45,39 @@ std::vector<float> floats_of(const TensorView& t) {
   return values;
 }
 
-/// Real numbers, or powers of two.
-std::vector<float> scales_of(const TensorView& t) {
-  if (t.type != e8m0) return floats_of(t);
-  std::vector<float> values(static_cast<std::size_t>(t.count()));
+}  // namespace
+
+std::optional<std::vector<float>> scales_of(const Scene& s, const NodeView& dequantizer) {
+  if (const TensorView* t = s.constant(dequantizer, 1)) {
+    if (is_real(t->type)) return floats_of(*t);
+    if (t->type != e8m0 || !t->raw || static_cast<std::int64_t>(t->bytes.size()) != t->count()) return std::nullopt;
+    std::vector<float> values(t->bytes.size());
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      values[i] = static_cast<float>(std::ldexp(1.0, std::to_integer<int>(t->bytes[i]) - 127));
+    }
+    return values;
+  }
+  const NodeView* own = s.producer(dequantizer, 1, "DequantizeLinear");
+  const TensorView *codes = own == nullptr ? nullptr : s.constant(*own, 0),
+                   *second = own == nullptr ? nullptr : s.constant(*own, 1);
+  if (codes == nullptr || second == nullptr || codes->type < f8_first || codes->type > f8_last || !codes->raw ||
+      static_cast<std::int64_t>(codes->bytes.size()) != codes->count() || !is_real(second->type) ||
+      second->count() != 1) {
+    return std::nullopt;
+  }
+  const std::vector<float> table = float8_values(codes->type);
+  const float unit = floats_of(*second)[0];
+  std::vector<float> values(codes->bytes.size());
   for (std::size_t i = 0; i < values.size(); ++i) {
-    values[i] = static_cast<float>(std::ldexp(1.0, std::to_integer<int>(t.bytes[i]) - 127));
+    values[i] = table[std::to_integer<std::size_t>(codes->bytes[i])] * unit;
   }
   return values;
 }
 
-}  // namespace
-
-std::optional<Book> Book::minifloats(const TensorView& codes, const TensorView& scale, std::int64_t axis,
+std::optional<Book> Book::minifloats(const TensorView& codes, std::span<const float> scales, std::int64_t axis,
                                      std::int64_t block) {
   const bool four = codes.type == f4, eight = codes.type >= f8_first && codes.type <= f8_last;
   if ((!four && !eight) || !codes.raw) return std::nullopt;
-  if (scale.type == e8m0 ? !scale.raw || static_cast<std::int64_t>(scale.bytes.size()) != scale.count()
-                         : !is_real(scale.type)) {
-    return std::nullopt;
-  }
   const std::int64_t count = codes.count(), rank = static_cast<std::int64_t>(codes.dims.size());
   if (count <= 0 || static_cast<std::int64_t>(codes.bytes.size()) != (four ? (count + 1) / 2 : count) || block < 0 ||
       block > most) {
@@ -78,7 +91,6 @@ std::optional<Book> Book::minifloats(const TensorView& codes, const TensorView& 
   } else {
     b.values = float8_values(codes.type);
   }
-  const std::vector<float> scales = scales_of(scale);
   std::int64_t inner = 1, extent = 1, along = 1;
   if (scales.size() != 1 || block != 0) {
     if (axis < 0) axis += rank;

@@ -4,11 +4,16 @@
 #pragma once
 
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "backends/verify/scene.h"
 
 namespace qtool::verify {
+
+/// The scales of a DequantizeLinear as the runtime has them: real numbers, powers of two, or float8 codes behind a
+/// DequantizeLinear with one scale of its own. Empty when they are no constants, or none of these.
+std::optional<std::vector<float>> scales_of(const Scene&, const NodeView& dequantizer);
 
 struct Book {
   std::vector<std::int64_t> dims;  // logical: [N, K] of MatMulBnb4, that of the codes otherwise
@@ -17,7 +22,7 @@ struct Book {
   std::vector<float> values;  // of each code; NaN where a code is none
 
   /// Empty when shapes do not fit, or types are none of these.
-  static std::optional<Book> minifloats(const TensorView& codes, const TensorView& scale, std::int64_t axis,
+  static std::optional<Book> minifloats(const TensorView& codes, std::span<const float> scales, std::int64_t axis,
                                         std::int64_t block);
   static std::optional<Book> bnb4(const Scene&, const NodeView&);
 

@@ -48,9 +48,9 @@ void unpack(Bytes bytes, std::int64_t bits, std::span<T> out) {
 
 }  // namespace
 
-std::optional<Coded> Coded::tensor(const TensorView& codes, const TensorView& scale, const TensorView* zero,
+std::optional<Coded> Coded::tensor(const TensorView& codes, std::vector<float> scales, const TensorView* zero,
                                    std::int64_t axis, std::int64_t block) {
-  if (!is_code(codes.type) || !is_real(scale.type)) return std::nullopt;
+  if (!is_code(codes.type)) return std::nullopt;
   Coded c;
   c.dims = codes.dims;
   c.name = codes.name;
@@ -59,7 +59,7 @@ std::optional<Coded> Coded::tensor(const TensorView& codes, const TensorView& sc
   c.rows = codes.dims.size() < 2 ? 1 : codes.dims[0];
   if (c.rows == 0 || codes.count() == 0) return std::nullopt;
   c.width = codes.count() / c.rows;
-  c.scale_ = floats_of(scale);
+  c.scale_ = std::move(scales);
   auto zeros = zeros_of(zero, c.scale_.size());
   if (!zeros) return std::nullopt;
   c.zero_ = std::move(*zeros);

@@ -13,7 +13,7 @@ class Coded {
  public:
   /// Codes with one scale, one per index of `axis`, or one per `block` (not 0) of elements along it. Empty when shapes
   /// do not fit, or types are none of those that hold codes.
-  static std::optional<Coded> tensor(const TensorView& codes, const TensorView& scale, const TensorView* zero,
+  static std::optional<Coded> tensor(const TensorView& codes, std::vector<float> scales, const TensorView* zero,
                                      std::int64_t axis, std::int64_t block);
   /// The weight of MatMulNBits as [N, K], the table of GatherBlockQuantized as [rows, width].
   static std::optional<Coded> blocks(const Scene&, const NodeView&);

@@ -20,7 +20,11 @@ FORMATS = {
 }
 STORED = {"e4m3": 17, "e4m3fnuz": 18, "e5m2": 19, "e5m2fnuz": 20, "mxfp8_e4m3": 17, "mxfp8_e5m2": 19}
 #: What it cannot run, and the format that is offered instead.
-REFUSED = {"mxfp4": "nf4", "nvfp4": "nf4", "if4": "nf4", "e2m1": "nf4", "mxfp6_e2m3": "int6", "bfp16": "int8", "dynamic8": "e4m3"}
+REFUSED = {"mxfp4": "nf4", "nvfp4": "nf4", "if4": "nf4", "e2m1": "nf4", "fp4_ue5m3": "nf4", "mxfp6_e2m3": "bfp6",
+           "mxfp6_e3m2": "bfp6", "bfp16": "mxint8", "dynamic8": "e4m3"}
+#: The same for the target onnx.
+PORTABLE_REFUSED = {"if4": "nvfp4", "fp4_ue5m3": "e2m1", "nf4": "e2m1", "mxfp6_e2m3": "mxfp8_e4m3", "mxfp6_e3m2": "mxfp8_e4m3",
+                    "bfp16": "mxint8", "dynamic8": "e4m3"}
 
 
 def model(path, k, form, dtype=np.float32):
@@ -42,7 +46,7 @@ def convolution(path):
     graph = make.make_graph([node], "g", [make.make_tensor_value_info("x", 1, ["N", 16, 9, 9])],
                             [make.make_tensor_value_info("y", 1, ["N", 8, 9, 9])],
                             [numpy_helper.from_array(w, name) for name, w in weights.items()])
-    onnx.save(make.make_model(graph, opset_imports=[make.make_opsetid("", 17)], ir_version=8), path)
+    onnx.save(make.make_model(graph, opset_imports=[make.make_opsetid("", 21)], ir_version=10), path)
     return path
 
 
@@ -59,6 +63,17 @@ def broken(written, path):
 
 def verdict(path, source):
     return subprocess.run([QTOOL, "verify", path, "--against", source, "--quiet"], capture_output=True).returncode
+
+
+def check_refused(suite, formats, target):
+    for name, instead in formats.items():
+        with suite.case(" ".join([name, "is refused", *target])) as folder:
+            source = model(folder / "float.onnx", 192, "MatMul")
+            done = subprocess.run([QTOOL, "quantize", source, "--recipe", "int4_weights", *target, "-o", folder / "q.onnx", "--quiet",
+                                   "--set", f"assign_formats.weights={name}"], capture_output=True, text=True)
+            expect(done.returncode == 2, f"exit code {done.returncode}: {done.stderr}")
+            expect(f"weights: {instead}`" in done.stderr, done.stderr)
+            expect(not (folder / "q.onnx").exists(), "a file was written")
 
 
 def check_weight_formats(suite):
@@ -81,14 +96,7 @@ def check_weight_formats(suite):
                 if name in STORED:
                     kinds = {i.data_type for i in onnx.load(written).graph.initializer}
                     expect(STORED[name] in kinds, f"no codes of type {STORED[name]} among {kinds}")
-    for name, instead in REFUSED.items():
-        with suite.case(f"{name} is refused") as folder:
-            source = model(folder / "float.onnx", 192, "MatMul")
-            done = subprocess.run([QTOOL, "quantize", source, "--recipe", "int4_weights", "-o", folder / "q.onnx", "--quiet",
-                                   "--set", f"assign_formats.weights={name}"], capture_output=True, text=True)
-            expect(done.returncode == 2, f"exit code {done.returncode}: {done.stderr}")
-            expect(f"weights: {instead}" in done.stderr, done.stderr)
-            expect(not (folder / "q.onnx").exists(), "a file was written")
+    check_refused(suite, REFUSED, [])
 
 
 #: For the target onnx: decibels of normal weights, ONNX types of codes and scales.
@@ -123,6 +131,8 @@ def check_portable(suite):
                 loss = sqnr_db(run(source, feeds)["y"], reference)
                 expect(loss > decibels, f"{loss:.2f} dB against float, {decibels} expected")
                 call("verify", written, "--against", source, "--quiet")
+                expect(verdict(broken(written, folder / "b.onnx"), source) == 8, "a code that is not the nearest is not found")
+    check_refused(suite, PORTABLE_REFUSED, ["--target", "onnx"])
     for name, (decibels, codes) in CHANNELS.items():
         with suite.case(f"{name} Conv for the target onnx") as folder:
             source, written = convolution(folder / "float.onnx"), folder / "q.onnx"
