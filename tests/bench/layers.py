@@ -17,6 +17,7 @@ import tempfile
 import numpy as np
 
 import sequences
+from quality import log_probabilities
 
 METHODS = {"round_nearest": [], "hqq": ["hqq"], "gptq": ["gptq"],
            "gptq, refined": ["gptq: {asymmetric: 0.5, sweeps: 3, refit: 1}"]}
@@ -41,12 +42,6 @@ def ladder(job, bits, groups, folder):
                 yield f"{b} bits, {g:3d}: {method}", path
 
 
-def log_softmax(x):
-    x = x.astype(np.float64)
-    x -= x.max(-1, keepdims=True)
-    return x - np.log(np.exp(x).sum(-1, keepdims=True))
-
-
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("--qtool", default="build/release/qtool")
@@ -59,7 +54,8 @@ def main():
     args = p.parse_args()
     job = sequences.tokens(args.model, args.tokens) if args.tokens else sequences.job(args.model)
     scores = sequences.outputs(job.model, job)
-    reference = log_softmax(scores)
+    probabilities = (scores >= 0).all() and abs(scores.sum(-1) - 1).max() < 1e-3
+    reference = log_probabilities(scores, probabilities)
     right = lambda x: f"{100 * (x.argmax(-1) == job.labels).mean():8.2f}" if job.labels is not None else ""
     with tempfile.TemporaryDirectory() as folder:
         data = pathlib.Path(folder, "calib.npz")
@@ -79,7 +75,7 @@ def main():
                 print(f"{name:28} exit {done.returncode}: {done.stderr.strip().splitlines()[:1]}")
                 continue
             got = sequences.outputs(out, job)
-            found = log_softmax(got)
+            found = log_probabilities(got, probabilities)
             kl = (np.exp(reference) * (reference - found)).sum(-1)
             agree = 100 * (reference.argmax(-1) == found.argmax(-1)).mean()
             noise = ((got.astype(np.float64) - scores) ** 2).sum()
