@@ -196,8 +196,8 @@ class Pricer {
     for (const ForecastSolve& s : sweep.solved) {
       const auto m = static_cast<double>(s.rows), n = static_cast<double>(s.columns);
       const auto matrices = static_cast<double>(s.matrices);
-      const Shape& shape = bound[s.output].type.shape;
-      double rows = elements_of(bound, s.output) / (m * matrices);
+      const Shape& shape = bound[s.seen].type.shape;
+      double rows = elements_of(bound, s.seen) / static_cast<double>(s.elements);
       if (s.spatial && !shape.empty()) rows = std::min(rows, most_patches * static_cast<double>(shape[0]));
       if (!s.shares) {
         ns += matrices * n * n * (rates().gram * rows * batches + rates().factor * s.factors * (n / 3 + of_element));

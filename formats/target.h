@@ -45,6 +45,8 @@ struct Ability {
   Role role;
   std::vector<int> data_inputs;  // positions that carry the quantized activations (Concat: {-1} = all)
   int weight_input = -1;         // position of the constant weight
+  int second_weight = -1;        // weight_only: another constant weight (R of recurrent operators)
+  bool batched_weights = false;  // weight_only: weights of more than two dimensions, the last two a matrix
   int bias_input = -1;
   bool needs_output_quant = false;  // fuses only with Q behind (Conv), else optional (MatMul)
   bool fixed_output = false;        // Softmax, Sigmoid: output scale 1/256, zero point at the lowest code

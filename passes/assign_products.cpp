@@ -17,15 +17,20 @@ ValueId input(const Node& node, int i) {
 
 /// Convolutions have a scale per output channel: what they sum over lies along several axes.
 bool by_channels(const Ability& row) { return row.op == "Conv"; }
+bool is_recurrent(const Ability& row) { return row.second_weight >= 0; }
 
-/// Why the constant weight of `row` does not serve a product of two dimensions, or a convolution; empty: it does.
-std::string weight_objection(const Plan& plan, const Node& node, const Ability& row) {
-  const ValueId w = input(node, row.weight_input);
+/// Why the constant weight at `position` does not serve the kernel of `row`; empty: it does.
+std::string weight_objection(const Plan& plan, const Node& node, const Ability& row, int position) {
+  const ValueId w = input(node, position);
   const Tensor* weight = plan.fixed(w);
   if (weight == nullptr) return "its weight is no constant";
-  if (by_channels(row) ? weight->rank() < 3 : weight->rank() != 2) {
-    return "its weight has " + std::to_string(weight->rank()) + " dimensions, the kernel takes " +
-           (by_channels(row) ? "3 or more" : "2");
+  const std::int64_t axes = weight->rank();
+  const bool batched = row.batched_weights && node.op == "MatMul";
+  if (is_recurrent(row) ? axes != 3 : by_channels(row) ? axes < 3 : batched ? axes < 2 : axes != 2) {
+    return "its weight has " + std::to_string(axes) + " dimensions, the kernel takes " +
+           (is_recurrent(row)  ? "3"
+            : by_channels(row) ? "3 or more"
+                               : "2");
   }
   if (weight->count() == 0) return "its weight is empty";
   if (!row.data_inputs.empty()) {
@@ -71,7 +76,8 @@ std::size_t packed_bytes(std::int64_t n, std::int64_t k, std::int64_t group, int
   return static_cast<std::size_t>(n * blocks * per_block);
 }
 
-void assign_weight_only(Plan& plan, NodeId n, const Ability& row) {
+/// The weight at `position` of the node.
+void assign_weight_only(Plan& plan, NodeId n, const Ability& row, int position) {
   Node& node = plan.graph[n];
   const Wish& wish = plan.wish(n);
   const bool table = node.op == "Gather";
@@ -79,11 +85,11 @@ void assign_weight_only(Plan& plan, NodeId n, const Ability& row) {
   if (const auto ok = plan.ctx.target.accepts(node, Role::weight_only, {}, wish.weights->name); !ok) {
     return plan.skip(n, ok.why);
   }
-  if (const std::string why = weight_objection(plan, node, row); !why.empty()) {
+  if (const std::string why = weight_objection(plan, node, row, position); !why.empty()) {
     if (!table || plan.fixed(input(node, 0))) plan.skip(n, why);
     return;
   }
-  Use& weight = node.inputs[static_cast<std::size_t>(row.weight_input)];
+  Use& weight = node.inputs[static_cast<std::size_t>(position)];
   const Tensor& data = plan.graph[weight.value].data;
   if (data.dtype() != DType::f32 && data.dtype() != DType::f16) {
     return plan.skip(n,
@@ -98,9 +104,13 @@ void assign_weight_only(Plan& plan, NodeId n, const Ability& row) {
     return plan.skip(n, "the scales of " + std::string(scheme.name) + " do not all fit float16, the type of the model");
   }
   const bool channels = by_channels(row);
-  const int k_axis = table || channels ? 1 : reduction_axis(node);
-  const std::int64_t columns = data.shape()[static_cast<std::size_t>(1 - k_axis)];
-  const std::int64_t k = data.count() / columns;
+  const int last = static_cast<int>(data.rank()) - 1;
+  const int k_axis = channels                     ? 1
+                     : table || is_recurrent(row) ? last
+                     : node.op == "MatMul"        ? last - 1
+                                                  : reduction_axis(node);
+  const std::int64_t k = channels ? data.count() / data.shape()[0] : data.shape()[static_cast<std::size_t>(k_axis)];
+  const std::int64_t columns = data.count() / k;  // of all matrices together
   std::string why;
   const std::int64_t group = group_for(wish, row, k, why);
   if (group == 0) return plan.skip(n, why);
@@ -144,7 +154,8 @@ void assign_dynamic(Plan& plan, NodeId n, const Ability& row) {
   if (const auto ok = plan.ctx.target.accepts(node, Role::dynamic, wish.activations->name, wish.weights->name); !ok) {
     return plan.skip(n, ok.why);
   }
-  if (const std::string why = weight_objection(plan, node, row); !why.empty()) return plan.skip(n, why);
+  if (const std::string why = weight_objection(plan, node, row, row.weight_input); !why.empty())
+    return plan.skip(n, why);
   Use& weight = node.inputs[static_cast<std::size_t>(row.weight_input)];
   const Tensor& data = plan.graph[weight.value].data;
   if (data.dtype() != DType::f32) {
@@ -172,7 +183,10 @@ void assign_dynamic(Plan& plan, NodeId n, const Ability& row) {
 void assign_weight_only(Plan& plan) {
   for (const NodeId n : plan.graph.nodes()) {
     if (!plan.wants(n, "weights")) continue;
-    if (const Ability* row = plan.ctx.target.find(plan.graph[n], Role::weight_only)) assign_weight_only(plan, n, *row);
+    const Ability* row = plan.ctx.target.find(plan.graph[n], Role::weight_only);
+    if (row == nullptr) continue;
+    assign_weight_only(plan, n, *row, row->weight_input);
+    if (row->second_weight >= 0) assign_weight_only(plan, n, *row, row->second_weight);
   }
 }
 

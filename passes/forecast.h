@@ -14,7 +14,8 @@ namespace qtool {
 
 /// A layer whose codes come of the error of its outputs (passes/solve): `matrices` of [rows, columns] each.
 struct ForecastSolve {
-  ValueId output = ValueId::none;  // how many inputs there are shows in its extents
+  ValueId seen = ValueId::none;  // a value of so many elements for each row of inputs
+  std::int64_t elements = 1;
   std::int64_t matrices = 1, rows = 0, columns = 0;
   bool spatial = false;  // no more than so many patches of an image are looked at
   bool shares = false;   // inputs, Hessian and factors are those of the layer before

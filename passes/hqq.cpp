@@ -107,7 +107,7 @@ class Hqq final : public Pass {
   void run(Graph& graph, PassContext& ctx) override {
     for (Weight& weight : open_weights(graph, ctx)) {
       ctx.check_stop();
-      if (!can(graph, ctx, *weight.spec, weight.nodes[0])) continue;
+      if (!can(graph, ctx, *weight.spec, weight.places[0].node)) continue;
       prepare(group_, weight);
       std::vector<double> before(static_cast<std::size_t>(weight.layer.matrices())), after(before), whole(before);
       bool free = true;
@@ -122,14 +122,14 @@ class Hqq final : public Pass {
         problem.store(found, false, *weight.spec);
       }
       if (!free) {
-        ctx.journal.skip("hqq", label(graph, weight.nodes[0]), "its scales are shared or not in float32");
+        ctx.journal.skip("hqq", label(graph, weight.places[0].node), "its scales are shared or not in float32");
         continue;
       }
-      for (const NodeId n : weight.nodes) graph[n].inputs[Product::weight_input].quant = weight.spec;
+      for (const WeightPlace& p : weight.places) use_at(graph, p).quant = weight.spec;
       const auto sum = [](const std::vector<double>& v) { return std::accumulate(v.begin(), v.end(), 0.0); };
       const double all = sum(whole);
       Json fact = Json::object();
-      fact.set("pass", "hqq").set("node", label(graph, weight.nodes[0]));
+      fact.set("pass", "hqq").set("node", label(graph, weight.places[0].node));
       fact.set("weight_error_nearest", all > 0 ? sum(before) / all : 0.0);
       fact.set("weight_error", all > 0 ? sum(after) / all : 0.0);
       ctx.journal.fact("change", std::move(fact));
@@ -138,12 +138,12 @@ class Hqq final : public Pass {
 
   void plan(Graph& graph, PassContext& ctx, Forecast& forecast) override {
     for (const Weight& weight : open_weights(graph, ctx)) {
-      if (!can(graph, ctx, *weight.spec, weight.nodes[0])) continue;
+      if (!can(graph, ctx, *weight.spec, weight.places[0].node)) continue;
       QuantSpec& spec = *weight.spec;
       regroup(group_, spec);
       set_some_scales(spec, weight.weight.shape());
       forecast.weights.push_back({"search", weight.weight.count()});
-      for (const NodeId n : weight.nodes) graph[n].inputs[Product::weight_input].quant = weight.spec;
+      for (const WeightPlace& p : weight.places) use_at(graph, p).quant = weight.spec;
     }
   }
 

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Weights in blocks in standard operators: DequantizeLinear with block_size before the product, from operator set 21 on
-// (onnx-quantized.md section 4). Integers have zero points, float8 codes have none. Convolutions have a scale per
-// output channel, in front of them the same without block_size.
+// Weights in blocks in standard operators: DequantizeLinear with block_size before the product or the recurrent
+// operator, from operator set 21 on (onnx-quantized.md section 4). Integers have zero points, float8 codes have none.
+// Convolutions have a scale per output channel, in front of them the same without block_size.
+#include <algorithm>
+#include <array>
+
 #include "backends/onnx/rules.h"
 
 namespace qtool::onnx_form {
@@ -26,8 +29,8 @@ ValueId typed_scale(Lowering& l, const Value& weight, const QuantSpec& given, co
   return read;
 }
 
-void lower(Lowering& l, NodeId n, const QuantSpec& given, Scales scales) {
-  const Value& weight = l.decided[l.input(n, 1)];
+void lower(Lowering& l, NodeId n, std::size_t position, const QuantSpec& given, Scales scales) {
+  const Value weight = l.decided[l.input(n, position)];
   const QuantSpec spec = resolved(given, weight.data);
   const Tensor codes = stored_codes(spec);
   Attrs attrs;
@@ -42,9 +45,16 @@ void lower(Lowering& l, NodeId n, const QuantSpec& given, Scales scales) {
   }
   const ValueId read = l.value(weight.name + "_dequantized", weight.type, weight.data.dtype());
   l.node("DequantizeLinear", "", inputs, {read}, std::move(attrs));
-  l.out[n].inputs[1] = {read, nullptr};
+  l.out[n].inputs[position] = {read, nullptr};
   l.emitted(n, l.decided[n].op + (spec.grain.kind == Grain::Kind::groups ? " of blocks" : " of channels"));
   if (!spec.format->is_integer) l.costs(n, "its weight is dequantized for every call");
+}
+
+/// Weights that an operator has, from input 1 on.
+std::size_t weights_of(const Node& node) {
+  constexpr std::array<std::string_view, 3> one{"MatMul", "Gemm", "Conv"}, two{"LSTM", "GRU", "RNN"};
+  const auto among = [&](const auto& ops) { return std::find(ops.begin(), ops.end(), node.op) != ops.end(); };
+  return !node.domain.empty() ? 0 : among(one) ? 1 : among(two) ? 2 : 0;
 }
 
 }  // namespace
@@ -52,12 +62,14 @@ void lower(Lowering& l, NodeId n, const QuantSpec& given, Scales scales) {
 void lower_blocks(Lowering& l, Scales scales) {
   for (const NodeId n : l.decided.nodes()) {
     const Node& node = l.decided[n];
+    if (l.out[n].op != node.op) continue;  // lowered by another rule
     const bool conv = node.op == "Conv";
-    if ((!conv && node.op != "MatMul" && node.op != "Gemm") || l.out[n].op != node.op) continue;  // or by another rule
-    const Quant spec = l.quant(n, 1);
-    if (!spec || !l.decided.is_constant(l.input(n, 1))) continue;
     if (conv && l.quant(n, 0)) continue;  // an integer kernel
-    if (spec->grain.kind == (conv ? Grain::Kind::axis : Grain::Kind::groups)) lower(l, n, *spec, scales);
+    for (std::size_t i = 1; i <= weights_of(node); ++i) {
+      const Quant spec = l.quant(n, i);
+      if (!spec || !l.decided.is_constant(l.input(n, i))) continue;
+      if (spec->grain.kind == (conv ? Grain::Kind::axis : Grain::Kind::groups)) lower(l, n, i, *spec, scales);
+    }
   }
 }
 

@@ -49,6 +49,14 @@ Target portable_target() {
   conv.groups = {};
   conv.note = "DequantizeLinear of output channels in front of it";
   target.abilities.push_back(std::move(conv));
+  target.abilities[0].batched_weights = true;
+  for (const std::string_view op : {"LSTM", "GRU", "RNN"}) {
+    Ability row = target.abilities[0];
+    row.op = op;
+    row.second_weight = 2;
+    row.note = "DequantizeLinear of blocks in front of W and R";
+    target.abilities.push_back(row);
+  }
   const std::string_view why = "it is for weights in types that few runtimes have kernels for yet; use method weights";
   target.refused_methods = {{"static", why}, {"dynamic", why}};
   return target;

@@ -42,7 +42,7 @@ void lower_matmul_bnb4(Lowering&);
 /// How DequantizeLinear gets its scales: as float numbers, both levels multiplied out; or in their own format, with a
 /// DequantizeLinear of their own where they have a second level.
 enum class Scales : std::uint8_t { floats, as_decided };
-/// MatMul and Gemm that no rule before it took: DequantizeLinear with block_size before the product.
+/// MatMul and Gemm that no rule before it took, and recurrent operators: DequantizeLinear with block_size before them.
 void lower_blocks(Lowering&, Scales = Scales::floats);
 /// Static decisions: QuantizeLinear and DequantizeLinear pairs, which the runtime fuses into integer kernels.
 /// A MatMul with a float result becomes MatMulIntegerToFloat of com.microsoft unless `only_standard`.

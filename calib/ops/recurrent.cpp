@@ -36,6 +36,7 @@ template <class F>
 void walk_usual(const OpContext& ctx, const Cell& k, std::int64_t d, Walker& s, float* y, F&& one) {
   const std::int64_t n = k.hidden, width = k.gates * n;
   for (std::int64_t t = 0; t < k.steps; ++t) {
+    s.step = t;
     multiply_recurrence(ctx, k, d, 0, k.gates, s.h.data(), s);
     for (std::int64_t row = 0; row < k.batch; ++row) {
       const std::int64_t where = position(k, d, t, row);
@@ -182,23 +183,25 @@ void run(const OpContext& ctx, const Cell& k, F&& direction) {
   ctx.out(2, narrowed(std::move(r.y_c), stored));
 }
 
-template <bool quantized>
-void lstm(const OpContext& ctx) {
-  const Cell k = cell_of(ctx, 4, {"Sigmoid", "Tanh", "Tanh"}, quantized);
-  const bool couple = ctx.attrs().get("input_forget", std::int64_t{0}) != 0;
-  run(ctx, k,
-      [&](std::int64_t d, float* y, float* y_h, float* y_c) { lstm_direction(ctx, k, d, couple, y, y_h, y_c); });
+/// One direction of the node that `k` was made of.
+void walk_direction(const OpContext& ctx, const Cell& k, std::int64_t d, float* y, float* y_h, float* y_c) {
+  if (k.gates == 4)
+    return lstm_direction(ctx, k, d, ctx.attrs().get("input_forget", std::int64_t{0}) != 0, y, y_h, y_c);
+  if (k.gates == 3)
+    return gru_direction(ctx, k, d, ctx.attrs().get("linear_before_reset", std::int64_t{0}) != 0, y, y_h);
+  rnn_direction(ctx, k, d, y, y_h);
 }
 
-void gru(const OpContext& ctx) {
-  const Cell k = cell_of(ctx, 3, {"Sigmoid", "Tanh"});
-  const bool reset_last = ctx.attrs().get("linear_before_reset", std::int64_t{0}) != 0;
-  run(ctx, k, [&](std::int64_t d, float* y, float* y_h, float*) { gru_direction(ctx, k, d, reset_last, y, y_h); });
+/// With the activations that are the default for so many gates.
+Cell usual_cell(const OpContext& ctx, std::int64_t gates, bool quantized = false) {
+  if (gates == 4) return cell_of(ctx, gates, {"Sigmoid", "Tanh", "Tanh"}, quantized);
+  return gates == 3 ? cell_of(ctx, gates, {"Sigmoid", "Tanh"}) : cell_of(ctx, gates, {"Tanh"});
 }
 
-void rnn(const OpContext& ctx) {
-  const Cell k = cell_of(ctx, 1, {"Tanh"});
-  run(ctx, k, [&](std::int64_t d, float* y, float* y_h, float*) { rnn_direction(ctx, k, d, y, y_h); });
+template <std::int64_t gates, bool quantized = false>
+void forward(const OpContext& ctx) {
+  const Cell k = usual_cell(ctx, gates, quantized);
+  run(ctx, k, [&](std::int64_t d, float* y, float* y_h, float* y_c) { walk_direction(ctx, k, d, y, y_h, y_c); });
 }
 
 void infer(InferContext& c) {
@@ -222,10 +225,23 @@ void infer(InferContext& c) {
 
 }  // namespace
 
-constinit const OpDef GRU{"GRU", "", 1, infer, gru, gru_backward, recurrent_prepares};
-constinit const OpDef LSTM{"LSTM", "", 1, infer, lstm<false>, lstm_backward, recurrent_prepares};
-constinit const OpDef RNN{"RNN", "", 1, infer, rnn, rnn_backward, recurrent_prepares};
+void for_each_state(const Node& node, std::span<const Tensor> inputs, std::int64_t d, Threads& threads,
+                    const SeeState& see) {
+  std::vector<Tensor> outputs;
+  const std::function<std::vector<Tensor>(const Graph&, std::vector<Tensor>)> no_bodies;
+  const OpContext ctx{node, newest_opset, inputs, outputs, threads, no_bodies};
+  Cell k = usual_cell(ctx, node.op == "LSTM" ? 4 : node.op == "GRU" ? 3 : 1);
+  k.see = &see;
+  std::vector<float> y(at(k.steps * k.directions * k.batch * k.hidden)), y_h(at(k.directions * k.batch * k.hidden)),
+      y_c(y_h);
+  walk_direction(ctx, k, d, y.data(), y_h.data(), y_c.data());
+}
 
-constinit const OpDef ms_DynamicQuantizeLSTM{"DynamicQuantizeLSTM", "com.microsoft", 1, infer, lstm<true>, nullptr};
+constinit const OpDef GRU{"GRU", "", 1, infer, forward<3>, gru_backward, recurrent_prepares};
+constinit const OpDef LSTM{"LSTM", "", 1, infer, forward<4>, lstm_backward, recurrent_prepares};
+constinit const OpDef RNN{"RNN", "", 1, infer, forward<1>, rnn_backward, recurrent_prepares};
+
+constinit const OpDef ms_DynamicQuantizeLSTM{"DynamicQuantizeLSTM", "com.microsoft", 1, infer,
+                                             forward<4, true>,      nullptr};
 
 }  // namespace qtool::op

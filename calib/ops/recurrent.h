@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,10 @@ namespace qtool::op {
 
 /// An activation over an array, in place.
 using Activation = std::function<void(float*, std::int64_t)>;
+
+/// Told a row [hidden] that R is multiplied by, and the first of the gates that this product is for: 0, or 2 for what
+/// the candidate of a GRU takes of the state in a product of its own.
+using SeeState = std::function<void(std::int64_t gate, std::span<const float> row)>;
 
 /// 8-bit weights of one direction, [in, gates * hidden], with what DynamicQuantizeMatMul needs beside them.
 struct Codes {
@@ -32,7 +37,8 @@ struct Cell {
   std::vector<std::int64_t> lengths;
   std::vector<Activation> activations;
   std::int64_t activations_per_direction;
-  bool usual;  // the operator's default activations, no clip and no peepholes
+  bool usual;                     // the operator's default activations, no clip and no peepholes
+  const SeeState* see = nullptr;  // whom rows of states are told to; null: nobody
 
   bool reversed(std::int64_t d) const { return direction == "reverse" || d == 1; }
   void clamp(float* x_, std::int64_t n) const {
@@ -64,6 +70,7 @@ struct Walker {
   std::vector<float> own_r;          // r, unless the executor keeps it
   std::vector<std::int32_t> r_rows;  // where the rows of r begin
   std::vector<float> share;          // of the state in the gates [batch, gates*hidden]
+  std::int64_t step = 0;             // of the walk
 };
 
 /// Of W and R, operands 1 and 2: as many floats again, each matrix turned around.
@@ -85,7 +92,7 @@ Walker start(const OpContext&, const Cell&, std::int64_t d);
 /// Position in the sequence that batch row `row` reads at step t; -1: its sequence is over.
 std::int64_t position(const Cell&, std::int64_t d, std::int64_t t, std::int64_t row);
 
-/// z = projected input of step t, row by row.
+/// Goes to step t: z = its projected input, row by row.
 void load_step(const Cell&, std::int64_t d, std::int64_t t, Walker&);
 
 /// One row through the gates of a usual cell, written in one loop. x: its projected inputs, s: the state's share, b:
@@ -97,6 +104,10 @@ void usual_gru_row(const float* x, const float* s, const float* b, std::int64_t 
 /// z[:, first gate ...] += h R^T + Rb for `count` gates from `first` on.
 void add_recurrence(const OpContext&, const Cell&, Walker&, std::int64_t d, std::int64_t first, std::int64_t count,
                     const float* h, float* z, std::int64_t ld);
+
+/// Tells every row that R of direction `d` of an LSTM, GRU or RNN is multiplied by, step by step; sequences that are
+/// over tell none. `inputs`: of the node, empty where left out.
+void for_each_state(const Node&, std::span<const Tensor> inputs, std::int64_t d, Threads&, const SeeState&);
 
 /// The way back through time. Error(Code::input) for activations other than the default ones, peepholes, clip and
 /// input_forget.

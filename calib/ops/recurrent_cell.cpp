@@ -225,6 +225,7 @@ std::int64_t position(const Cell& k, std::int64_t d, std::int64_t t, std::int64_
 }
 
 void load_step(const Cell& k, std::int64_t d, std::int64_t t, Walker& s) {
+  s.step = t;
   const std::int64_t width = k.gates * k.hidden;
   for (std::int64_t row = 0; row < k.batch; ++row) {
     const std::int64_t at_step = position(k, d, t, row);

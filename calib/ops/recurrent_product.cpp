@@ -74,6 +74,9 @@ void lay_out_recurrence(const OpContext& ctx, const Cell& k, std::int64_t d, Wal
 
 void multiply_recurrence(const OpContext& ctx, const Cell& k, std::int64_t d, std::int64_t first, std::int64_t count,
                          const float* h, Walker& s) {
+  for (std::int64_t row = 0; k.see != nullptr && row < k.batch; ++row) {
+    if (position(k, d, s.step, row) >= 0) (*k.see)(first, {h + row * k.hidden, at(k.hidden)});
+  }
   const std::int64_t columns = count * k.hidden;
   if (s.r == nullptr) {
     return gemm(ctx.threads, false, true, k.batch, columns, k.hidden, 1.0F, h, k.hidden,

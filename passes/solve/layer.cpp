@@ -5,17 +5,10 @@
 #include <map>
 #include <set>
 
-#include "calib/ops/window.h"
-#include "formats/base/error.h"
+#include "passes/rewrite.h"
 
 namespace qtool::solve {
 namespace {
-
-std::string list(const std::vector<std::int64_t>& v) {
-  std::string out;
-  for (const std::int64_t x : v) out += (out.empty() ? "" : ",") + std::to_string(x);
-  return out;
-}
 
 std::size_t scale_place(const Grain& grain, const Shape& shape, std::size_t element) {
   if (grain.kind == Grain::Kind::tensor) return 0;
@@ -37,13 +30,41 @@ std::size_t scale_place(const Grain& grain, const Shape& shape, std::size_t elem
   return static_cast<std::size_t>(place);
 }
 
+std::int64_t gates_of(std::string_view op) { return op == "LSTM" ? 4 : op == "GRU" ? 3 : op == "RNN" ? 1 : 0; }
+
 }  // namespace
 
+std::vector<Layer> Layer::of(const Graph& graph, NodeId n) {
+  const Node& node = graph[n];
+  std::vector<Layer> layers;
+  if (const auto product = product_of(graph, n)) {
+    layers.emplace_back(graph, *product);
+  } else if (is_op(node, "MatMul") && fits(graph, {n, Product::weight_input})) {
+    layers.push_back(Layer(graph, {n, Product::weight_input}, Kind::slices));
+  } else if (node.domain.empty() && gates_of(node.op) != 0) {
+    if (fits(graph, {n, 1})) layers.push_back(Layer(graph, {n, 1}, Kind::steps));
+    if (fits(graph, {n, 2})) layers.push_back(Layer(graph, {n, 2}, Kind::states));
+  }
+  return layers;
+}
+
+bool Layer::fits(const Graph& graph, WeightPlace place) {
+  const Node& node = graph[place.node];
+  const Tensor* weight = fixed_constant(graph, input_of(node, place.input));
+  if (weight == nullptr || !is_float(weight->dtype()) || weight->count() == 0 || weight->rank() < 3) return false;
+  if (input_of(node, 0) == ValueId::none || node.op == "MatMul") return input_of(node, 0) != ValueId::none;
+  const Shape& shape = weight->shape();
+  const std::int64_t directions = node.attrs.get("direction", "forward") == std::string("bidirectional") ? 2 : 1;
+  return shape.size() == 3 && shape[0] == directions && shape[1] % gates_of(node.op) == 0 &&
+         (place.input == 1 || shape[1] == gates_of(node.op) * shape[2]);
+}
+
 Layer::Layer(const Graph& graph, const Product& product)
-    : product_(product),
-      shape_(graph[graph[product.node].inputs[Product::weight_input].value].data.shape()),
-      attrs_(graph[product.node].attrs),
-      op_(graph[product.node].op) {
+    : Layer(graph, {product.node, Product::weight_input}, product.spatial ? Kind::patches : Kind::rows) {
+  matrices_ = product.groups;
+  taps_ = product.taps;
+  out_first_ = product.out_first;
+  turned_ = op_ == "Gemm" && attrs_.get("transA", std::int64_t{0}) != 0;
   if (product.spatial && !product.out_first) {  // ConvTranspose
     m_ = product.b;
     n_ = product.a / product.groups * product.taps;
@@ -53,88 +74,44 @@ Layer::Layer(const Graph& graph, const Product& product)
   }
 }
 
-std::string Layer::sight() const {
-  if (!product_.spatial) return attrs_.get("transA", std::int64_t{0}) != 0 && op_ == "Gemm" ? "columns" : "rows";
-  std::string key = op_ + " g" + std::to_string(product_.groups) + " " + attrs_.get("auto_pad", "NOTSET");
-  for (const char* name : {"strides", "dilations", "pads", "output_padding", "output_shape"}) {
-    key += std::string(" ") + name + list(attrs_.get(name, std::vector<std::int64_t>{}));
+Layer::Layer(const Graph& graph, WeightPlace place, Kind kind)
+    : place_(place),
+      kind_(kind),
+      reads_{0},
+      shape_(graph[use_at(graph, place).value].data.shape()),
+      attrs_(graph[place.node].attrs),
+      op_(graph[place.node].op),
+      matrices_(shape_[0]) {
+  const auto last = [&](std::size_t k) { return shape_[shape_.size() - k]; };
+  if (kind == Kind::slices) {
+    m_ = last(1), n_ = last(2);
+    matrices_ = graph[use_at(graph, place).value].data.count() / (m_ * n_);
   }
-  return key + " k" + list({shape_.begin() + 2, shape_.end()});
+  if (kind != Kind::steps && kind != Kind::states) return;
+  constexpr std::size_t lengths = 4;
+  m_ = last(2), n_ = last(1);
+  out_first_ = true;
+  const Node& node = graph[place.node];
+  for (std::size_t i = 1; i < node.inputs.size(); ++i) {
+    if (input_of(node, i) != ValueId::none && (kind == Kind::states || i == lengths)) reads_.push_back(i);
+  }
+  if (kind == Kind::states && op_ == "GRU" && attrs_.get("linear_before_reset", std::int64_t{0}) == 0) {
+    matrices_ *= gates_of(op_);
+    m_ = n_;
+  }
 }
 
-void Layer::for_each_rows(const Tensor& x, std::int64_t i, const Rng& rng, Threads& threads,
-                          const std::function<void(std::span<const float>)>& f) const {
-  if (product_.spatial) return patches(x, i, rng, threads, f);
-  const Tensor values = to_f32(x);
-  const auto in = values.read<float>();
-  if (sight() == "rows") return f(in);
-  const std::int64_t t = x.count() / n_;
-  std::vector<float> turned(in.size());
-  for (std::int64_t k = 0; k < n_; ++k) {
-    for (std::int64_t r = 0; r < t; ++r) {
-      turned[static_cast<std::size_t>(r * n_ + k)] = in[static_cast<std::size_t>(k * t + r)];
-    }
-  }
-  f(turned);
-}
-
-void Layer::patches(const Tensor& x, std::int64_t i, const Rng& rng, Threads& threads,
-                    const std::function<void(std::span<const float>)>& f) const {
-  const Tensor values = to_f32(x);
-  const auto in = values.read<float>();
-  const Shape kernel(shape_.begin() + 2, shape_.end());
-  const bool turned = !product_.out_first;
-  const Window w = turned ? transposed_window_of(attrs_, x.shape(), kernel) : window_of(attrs_, x.shape(), kernel);
-  // `small`: what the layer reads; a transposed window has it as its output.
-  const Spatial& small = turned ? w.output : w.input;
-  const Spatial& grid = turned ? w.input : w.output;
-  const std::int64_t positions = grid[0] * grid[1] * grid[2], pixels = small[0] * small[1] * small[2];
-  const std::int64_t taps = product_.taps, channels = n_ / taps, all = channels * matrices();
-  const std::int64_t picked = std::min(positions, most_patches);
-  if (picked == 0) return;
-  for (std::int64_t image = 0; image < x.shape()[0]; ++image) {
-    const float* base = in.data() + (image * all + i * channels) * pixels;
-    std::vector<float> rows(static_cast<std::size_t>(picked * n_));
-    threads.for_each(picked, 64, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t k = begin; k < end; ++k) {
-        std::int64_t p = k;
-        if (picked < positions) {
-          const double stretch = static_cast<double>(positions) / static_cast<double>(picked);
-          const double at = (static_cast<double>(k) + rng.uniform(static_cast<std::uint64_t>(k))) * stretch;
-          p = std::min(static_cast<std::int64_t>(at), positions - 1);
-        }
-        const Spatial at{p / (grid[1] * grid[2]), p / grid[2] % grid[1], p % grid[2]};
-        float* row = rows.data() + k * n_;
-        for (std::int64_t t = 0; t < taps; ++t) {
-          const Spatial tap{t / (w.kernel[1] * w.kernel[2]), t / w.kernel[2] % w.kernel[1], t % w.kernel[2]};
-          std::int64_t pixel = 0;
-          bool inside = true;
-          for (std::size_t a = 0; a < 3; ++a) {
-            std::int64_t q = 0;
-            if (turned) {
-              q = at[a] + w.pad_begin[a] - tap[a] * w.dilation[a];
-              inside = inside && q >= 0 && q % w.stride[a] == 0;
-              q /= w.stride[a];
-            } else {
-              q = at[a] * w.stride[a] - w.pad_begin[a] + tap[a] * w.dilation[a];
-            }
-            inside = inside && q >= 0 && q < small[a];
-            pixel = pixel * small[a] + q;
-          }
-          if (!inside) continue;
-          for (std::int64_t c = 0; c < channels; ++c) row[c * taps + t] = base[c * pixels + pixel];
-        }
-      }
-    });
-    f(rows);
-  }
+std::pair<ValueId, std::int64_t> Layer::extent(const Graph& graph) const {
+  const Node& node = graph[place_.node];
+  if (kind_ != Kind::steps && kind_ != Kind::states) return {node.outputs[0], m_ * matrices_};
+  const Shape& w = graph[node.inputs[1].value].data.shape();
+  return {node.inputs[0].value, w.empty() ? n_ : w.back()};
 }
 
 std::size_t Layer::element(std::int64_t i, std::int64_t r, std::int64_t c) const {
-  if (product_.out_first) return static_cast<std::size_t>((i * m_ + r) * n_ + c);
-  if (!product_.spatial) return static_cast<std::size_t>(c * m_ + r);
-  const std::int64_t channel = i * (n_ / product_.taps) + c / product_.taps;
-  return static_cast<std::size_t>((channel * m_ + r) * product_.taps + c % product_.taps);
+  if (out_first_) return static_cast<std::size_t>((i * m_ + r) * n_ + c);
+  const std::int64_t channel = i * (n_ / taps_) + c / taps_;
+  return static_cast<std::size_t>((channel * m_ + r) * taps_ + c % taps_);
 }
 
 std::vector<float> Layer::by_columns(std::span<const float> stored, std::int64_t i) const {

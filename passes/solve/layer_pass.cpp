@@ -52,19 +52,21 @@ void LayerPass::plan(Graph& graph, PassContext& ctx, Forecast& forecast) {
   std::set<std::string> known;
   const std::vector<Layer> layers = open_layers(graph, ctx);
   for (const Layer& layer : layers) {
-    Use& use = graph[layer.node()].inputs[Product::weight_input];
+    Use& use = use_at(graph, layer.place());
     own.selected->push_back(layer.node());
     auto spec = std::make_shared<QuantSpec>(*use.quant);
     regroup(group_, *spec);
     const Effort each = effort(spec->grain.kind == Grain::Kind::groups);
     use.quant = std::move(spec);
     const Node& node = graph[layer.node()];
-    const bool fresh = known.insert(std::to_string(index(node.inputs[0].value)) + layer.sight()).second;
+    const std::string own_sight = layer.reads_itself() ? std::to_string(index(layer.node())) : std::string();
+    const bool fresh = known.insert(std::to_string(index(node.inputs[0].value)) + layer.sight() + own_sight).second;
     const auto after =
         static_cast<double>(sweeps_ > 0 ? sweeps_ + 1 : 0) * static_cast<double>(std::max<std::int64_t>(1, refit_)) +
         4 * static_cast<double>(refit_);
-    solved.push_back({node.outputs[0], layer.matrices(), layer.rows(), layer.columns(),
-                      product_of(graph, layer.node())->spatial, !fresh, each.factors, each.tries + after});
+    const auto [value, elements] = layer.extent(graph);
+    solved.push_back({value, elements, layer.matrices(), layer.rows(), layer.columns(), layer.is_spatial(), !fresh,
+                      each.factors, each.tries + after});
   }
   if (layers.empty()) return;
   if (walk_.importance.empty()) {
@@ -136,7 +138,7 @@ void LayerPass::tell(const Graph& graph, PassContext& ctx, const Together& toget
     sum.nearest += r.nearest, sum.found += r.found, sum.whole += r.whole, sum.failed += r.failed;
     sum.lambda = std::max(sum.lambda, r.lambda);
   }
-  const std::string node = label(graph, target.nodes[0]);
+  const std::string node = label(graph, target.places[0].node);
   std::int64_t rows = together.hessians[0].rows();
   for (const Hessian& h : together.hessians) rows = std::min(rows, h.rows());
   Json fact = Json::object();

@@ -25,10 +25,17 @@ Digest Memo::key_of(const std::vector<Digest>& inputs, const Together& group) co
   for (const auto& [name, value] : ctx_.keeping.origin.as_object()) key.text(name).text(value.as_string());
   for (const Weight& w : group.targets) {
     key.text(w.layer.sight()).digest(w.weight.digest()).number(w.half).digest(fingerprint(*w.spec));
-    for (const NodeId n : w.nodes) {
-      const Use& x = graph_[n].inputs[0];
-      key.digest(inputs[index(x.value)]);
-      if (x.quant) key.digest(fingerprint(*x.quant));
+    for (const WeightPlace& p : w.places) {
+      const Node& node = graph_[p.node];
+      for (const std::size_t i : w.layer.reads()) {
+        const Use& x = node.inputs[i];
+        key.digest(inputs[index(x.value)]);
+        if (x.quant) key.digest(fingerprint(*x.quant));
+      }
+      // What the node does counts as well, with all of its attributes.
+      for (const ValueId v : w.layer.reads_itself() ? node.outputs : std::vector<ValueId>()) {
+        if (v != ValueId::none) key.digest(inputs[index(v)]);
+      }
     }
   }
   return key.finish();
@@ -36,7 +43,7 @@ Digest Memo::key_of(const std::vector<Digest>& inputs, const Together& group) co
 
 Json Memo::about(const Together& group) const {
   Json about = Json::object();
-  about.set("value", label(graph_, group.targets[0].nodes[0])).set("what", std::string(pass_) + " " + options_.knobs);
+  about.set("value", label(graph_, group.targets[0].places[0].node)).set("what", std::string(pass_) + " " + options_.knobs);
   return about;
 }
 

@@ -19,7 +19,7 @@ namespace qtool::solve {
 
 /// One weight to decide on.
 struct Weight {
-  std::vector<NodeId> nodes;        // all that use it: one, but for shared weights
+  std::vector<WeightPlace> places;  // all that use it: one, but for shared weights
   Layer layer;                      // of the first of them
   Tensor weight;                    // float32
   bool half = false;                // stored in float16, as scales beside it will be
@@ -49,11 +49,12 @@ std::vector<Layer> open_layers(const Graph&, const PassContext&);
 /// Their weights, each once, without a look at data.
 std::vector<Weight> open_weights(const Graph&, const PassContext&);
 
-/// Every use of a weight by a product that has a decision and no codes, in the order of the graph. A weight that
+/// Every use of a weight by a layer that has a decision and no codes, in the order of the graph. A weight that
 /// several nodes use comes once, with the inputs of all of them, when the last one's are known; until then the others
 /// run with nearest codes. Weights whose inputs nobody saw are left out, with a skip in the journal; so are all where
-/// there are no data. An importance matrix makes diagonal Hessians in place of data. Error(Code::calibration) when none
-/// is left. `solve` fills in Weight::spec; where it leaves codes empty, later passes decide.
+/// there are no data. An importance matrix makes diagonal Hessians in place of data, for products alone.
+/// Error(Code::calibration) when none is left. `solve` fills in Weight::spec; where it leaves codes empty, later passes
+/// decide.
 void walk_layers(Graph&, PassContext&, std::string_view pass, const WalkOptions&,
                  const std::function<void(Together&)>& solve);
 

@@ -3,84 +3,11 @@
 
 #include "calib/executor.h"
 #include "formats/ir/quant.h"
-#include "passes/solve/layer.h"
 #include "passes/solve/stages.h"
 #include "tests/passes/layers.h"
 
 using namespace qtool;
 using namespace qtool::test;
-
-namespace {
-
-/// One product of x by a weight of random numbers.
-Graph product(const std::string& op, const std::string& attributes, const Shape& x, const Shape& w) {
-  Graph g = graph_of("g (float[1] x) => (float[1] y) < float[1] w = {1.0} > { y = " + op + attributes + " (x, w) }");
-  g[*g.find_value("w")].data = normal(w, "w");
-  g[*g.find_value("w")].type.shape = w;
-  g[g.inputs[0]].type.shape = x;
-  g[g.outputs[0].value].type.known_rank = false;
-  return g;
-}
-
-}  // namespace
-
-TEST_CASE("rows of inputs times matrices of weights are what the operator computes (gptq.md 3.1)") {
-  struct Row {
-    const char *op, *attributes;
-    Shape x, w;
-  };
-  const Row rows[] = {
-      {"MatMul", "", {2, 3, 5}, {5, 4}},
-      {"Gemm", "", {6, 5}, {5, 4}},
-      {"Gemm", "<transB = 1>", {6, 5}, {4, 5}},
-      {"Gemm", "<transA = 1>", {5, 6}, {5, 4}},
-      {"Conv", "<pads = [1, 0, 1, 2], strides = [2, 1], dilations = [1, 2]>", {2, 3, 9, 8}, {4, 3, 3, 2}},
-      {"Conv", "<group = 2, auto_pad = \"SAME_UPPER\">", {1, 4, 7, 7}, {6, 2, 3, 3}},
-      {"Conv", "<group = 4>", {2, 4, 6, 6}, {4, 1, 3, 3}},
-      {"Conv", "<pads = [1, 1]>", {2, 3, 10}, {5, 3, 3}},
-      {"ConvTranspose", "<strides = [2, 2], pads = [1, 0, 0, 1], output_padding = [1, 1]>", {2, 3, 5, 4}, {3, 4, 3, 3}},
-      {"ConvTranspose", "<group = 2, strides = [3], dilations = [2]>", {1, 4, 6}, {4, 3, 2}},
-  };
-  Threads threads(1);
-  for (const Row& row : rows) {
-    CAPTURE(row.op);
-    CAPTURE(row.attributes);
-    const Graph g = product(row.op, row.attributes, row.x, row.w);
-    const auto p = product_of(g, g.nodes()[0]);
-    REQUIRE(p);
-    const solve::Layer layer(g, *p);
-    const Tensor x = normal(row.x, "x");
-    const Tensor y = Executor(g, Reading::reference, threads).run({{g.inputs[0], x}})[0];
-    const auto want = y.read<float>();
-    const auto w = g[*g.find_value("w")].data.read<float>();
-    std::int64_t seen = 0;
-    double worst = 0;
-    const bool spatial = row.x.size() > 2 && std::string(row.op) != "MatMul";
-    const std::int64_t channels = spatial ? y.shape()[1] : 0,
-                       positions = spatial ? y.count() / y.shape()[0] / channels : 0;
-    for (std::int64_t i = 0; i < layer.matrices(); ++i) {
-      const std::vector<float> columns = layer.by_columns(w, i);
-      std::int64_t t = 0;
-      layer.for_each_rows(x, i, Rng(1), threads, [&](std::span<const float> part) {
-        for (std::size_t at = 0; at < part.size(); at += static_cast<std::size_t>(layer.columns()), ++t) {
-          for (std::int64_t r = 0; r < layer.rows(); ++r, ++seen) {
-            double sum = 0;
-            for (std::int64_t c = 0; c < layer.columns(); ++c) {
-              sum += static_cast<double>(part[at + static_cast<std::size_t>(c)]) *
-                     columns[static_cast<std::size_t>(c * layer.rows() + r)];
-            }
-            const std::int64_t out =
-                spatial ? ((t / positions) * channels + i * layer.rows() + r) * positions + t % positions
-                        : t * layer.rows() + r;
-            worst = std::max(worst, std::abs(sum - want[static_cast<std::size_t>(out)]));
-          }
-        }
-      });
-    }
-    CHECK(seen == y.count());
-    CHECK(worst < 1e-4);
-  }
-}
 
 TEST_CASE("gptq loses less of the outputs than rounding to nearest, the same for any number of threads") {
   const Graph plain = network();

@@ -20,8 +20,12 @@ Weight weight_of(const Tensor& w, const Quant& decision) {
   v.type.shape = w.shape();
   g[g.inputs[0]].type.shape = {4, w.shape()[0]};
   g[g.outputs[0].value].type.known_rank = false;
-  Weight target{{g.nodes()[0]}, Layer(g, *product_of(g, g.nodes()[0])), w, false,
-                false,          std::make_shared<QuantSpec>(*decision)};
+  Weight target{{{g.nodes()[0], 1}},
+                Layer(g, *product_of(g, g.nodes()[0])),
+                w,
+                false,
+                false,
+                std::make_shared<QuantSpec>(*decision)};
   prepare(0, target);
   return target;
 }

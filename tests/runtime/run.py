@@ -15,7 +15,7 @@ from tools import Suite
 
 PARTS = {"small": small_models.check_static, "traps": small_models.check_traps, "samples": whole_models.check_samples, "knobs": whole_models.check_recipe_knobs,
          "real": whole_models.check_real, "announced": whole_models.check_announced,
-         "cuda": whole_models.check_cuda_form, "tensorrt": whole_models.check_tensorrt_form, "weights": weight_formats.check_weight_formats, "portable": weight_formats.check_portable, "declarations": whole_models.check_declarations, "norms": whole_models.check_fused_normalizations, "reading": whole_models.check_reference_reading}
+         "cuda": whole_models.check_cuda_form, "tensorrt": whole_models.check_tensorrt_form, "weights": weight_formats.check_weight_formats, "portable": weight_formats.check_portable, "layers": weight_formats.check_solved_layers, "declarations": whole_models.check_declarations, "norms": whole_models.check_fused_normalizations, "reading": whole_models.check_reference_reading}
 
 
 def main():

@@ -7,7 +7,7 @@ import onnx
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from tools import QTOOL, call, expect, quantize, reading, run, sqnr_db
+from tools import QTOOL, call, expect, quantize, reading, run, session, sqnr_db
 from whole_models import compare
 
 #: Format: decibels of normal weights (docs/numbers.md), the operator that runs them.
@@ -151,3 +151,54 @@ def check_portable(suite):
             expect(loss > decibels, f"{loss:.2f} dB against float, {decibels} expected")
             call("verify", written, "--against", source, "--quiet")
             expect(verdict(broken(written, folder / "b.onnx"), source) == 8, "a code that is not the nearest is not found")
+
+
+def layer_model(path, node, shapes, x, y):
+    """One node on x and normal weights of `shapes`."""
+    rng, make = np.random.default_rng(9), onnx.helper
+    constants = [numpy_helper.from_array((rng.standard_normal(s) * 0.15).astype(np.float32), name) for name, s in shapes.items()]
+    graph = make.make_graph([node], "g", [make.make_tensor_value_info("x", 1, x)], [make.make_tensor_value_info("y", 1, y)], constants)
+    onnx.save(make.make_model(graph, opset_imports=[make.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def each(model, inputs):
+    """All outputs of one run per input."""
+    s = session(model)
+    return np.concatenate([s.run(None, {"x": x})[0].ravel() for x in inputs])
+
+
+def check_solved_layers(suite):
+    """gptq on weights of more than two dimensions, written for the target onnx: ONNX Runtime computes what we read."""
+    rng, make = np.random.default_rng(10), onnx.helper
+    recurrent = {"w": lambda d, g: (d, g * 32, 48), "r": lambda d, g: (d, g * 32, 32), "b": lambda d, g: (d, g * 64)}
+    cases = {"batched MatMul": (make.make_node("MatMul", ["x", "w"], ["y"]), {"w": (2, 48, 20)}, [2, 32, 48], [2, 32, 20])}
+    for op, gates in (("LSTM", 4), ("GRU", 3), ("RNN", 1)):
+        for direction, d in (("forward", 1), ("bidirectional", 2)):
+            node = make.make_node(op, ["x", "w", "r", "b"], ["y"], hidden_size=32, direction=direction)
+            cases[f"{op} {direction}"] = node, {n: s(d, gates) for n, s in recurrent.items()}, [16, 4, 48], [16, d, 4, 32]
+    for name, (node, shapes, declared, made) in cases.items():
+        for bits in (4, 2):
+            with suite.case(f"gptq of {name}, {bits} bits, for the target onnx") as folder:
+                source = layer_model(folder / "float.onnx", node, shapes, declared, made)
+                mixing = rng.standard_normal((6, 48))
+                x = (24, *declared)
+                data = (rng.standard_normal((*x[:-1], 6)) @ mixing + 0.2 * rng.standard_normal(x)).astype(np.float32)
+                calib, held = data[:16], data[16:]
+                np.savez(folder / "calib.npz", x=calib)
+                np.savez(folder / "held.npz", x=held)
+                losses = {}
+                for recipe in (f"w{bits}_rtn", f"w{bits}_gptq"):
+                    written = folder / f"{recipe}.onnx"
+                    call("quantize", source, "--recipe", recipe, "--target", "onnx", "-o", written, "--quiet",
+                         *(["--calib", folder / "calib.npz"] if "gptq" in recipe else []))
+                    onnx.checker.check_model(onnx.load(written), full_check=True)
+                    call("verify", written, "--against", source, "--lock", f"{written}.lock", "--quiet")
+                    got = each(written, held)
+                    same = sqnr_db(got, reading(written, folder / "held.npz", folder)["y"].ravel())
+                    expect(same > 90, f"our reading is {same:.2f} dB from ONNX Runtime's")
+                    weights = [i.name for i in onnx.load(written).graph.initializer if i.name.endswith("_quantized")]
+                    expect(len(weights) == len([n for n in shapes if n != "b"]), f"codes of {weights}")
+                    losses[recipe] = sqnr_db(each(source, held), got)
+                plain, solved = losses.values()
+                expect(solved > plain + 1, f"{solved:.2f} dB against float, {plain:.2f} dB rounded to nearest")
