@@ -9,7 +9,7 @@
 namespace qtool::solve {
 namespace {
 
-constexpr const char* kind = "solved";
+constexpr const char *kind = "solved", *sums_kind = "hessian";
 
 }  // namespace
 
@@ -25,25 +25,75 @@ Digest Memo::key_of(const std::vector<Digest>& inputs, const Together& group) co
   for (const auto& [name, value] : ctx_.keeping.origin.as_object()) key.text(name).text(value.as_string());
   for (const Weight& w : group.targets) {
     key.text(w.layer.sight()).digest(w.weight.digest()).number(w.half).digest(fingerprint(*w.spec));
-    for (const WeightPlace& p : w.places) {
-      const Node& node = graph_[p.node];
-      for (const std::size_t i : w.layer.reads()) {
-        const Use& x = node.inputs[i];
-        key.digest(inputs[index(x.value)]);
-        if (x.quant) key.digest(fingerprint(*x.quant));
-      }
-      // What the node does counts as well, with all of its attributes.
-      for (const ValueId v : w.layer.reads_itself() ? node.outputs : std::vector<ValueId>()) {
-        if (v != ValueId::none) key.digest(inputs[index(v)]);
-      }
-    }
+    for (const WeightPlace& p : w.places) tell_inputs(key, inputs, w.layer, p, true);
   }
   return key.finish();
 }
 
+void Memo::tell_inputs(Hasher& key, const std::vector<Digest>& inputs, const Layer& layer, const WeightPlace& place,
+                       bool decided) const {
+  const Node& node = graph_[place.node];
+  for (const std::size_t i : layer.reads()) {
+    const Use& x = node.inputs[i];
+    key.digest(inputs[index(x.value)]);
+    if (x.quant && decided) key.digest(fingerprint(*x.quant));
+  }
+  // What the node does counts as well, with all of its attributes.
+  for (const ValueId v : layer.reads_itself() ? node.outputs : std::vector<ValueId>()) {
+    if (v != ValueId::none) key.digest(inputs[index(v)]);
+  }
+}
+
+std::pair<Digest, Json> Memo::sums_key(const std::vector<Digest>& inputs, Reading reading, const Layer& layer) const {
+  Hasher rows;
+  tell_inputs(rows, inputs, layer, layer.place(), options_.inputs == "quantized");
+  rows.text(layer.sight()).number(layer.matrices()).number(layer.columns());
+  rows.number(layer.sees_tokens() && graph_.find_value("attention_mask").has_value());
+  if (layer.is_spatial()) rows.number(ctx_.rng.split("patches", "").uniform(0));  // which ones are drawn
+  Json about = Json::object();
+  about.set("value", graph_[graph_[layer.node()].inputs[0].value].name);
+  about.set("what", "Hessian of " + std::to_string(layer.columns()) + " inputs" +
+                        (layer.matrices() == 1 ? "" : ", " + std::to_string(layer.matrices()) + " of them"));
+  about.set("batches", batches_).set("value_sha256", hex(rows.finish()));
+  for (const auto& [name, value] : ctx_.keeping.origin.as_object()) about.set(name, value);
+  Json identity = about;
+  const Digest key = Hasher().text(identity.set("value", "").dump()).finish();
+  about.set("reading", reading == Reading::quantized ? "quantized" : "reference");
+  return {key, std::move(about)};
+}
+
+bool Memo::keeps_sums(const Layer& layer) const {
+  constexpr std::int64_t most = 256 << 20;
+  const std::int64_t bytes =
+      layer.matrices() * layer.columns() * (layer.columns() + 1) / 2 * static_cast<std::int64_t>(sizeof(double));
+  return kept_ != nullptr && kept_->cache() && bytes <= most;
+}
+
+bool Memo::restore_sums(const std::vector<Digest>& inputs, Reading reading, const Layer& layer,
+                        std::vector<Hessian>& sums) {
+  if (!keeps_sums(layer)) return false;
+  const auto [key, about] = sums_key(inputs, reading, layer);
+  std::vector<Hessian> read = sums;
+  const bool found = kept_->find(sums_kind, key, about, [&](ByteReader& in, const Store::Entry&) {
+    for (Hessian& h : read) h.read(in);
+  });
+  if (found) sums = std::move(read);
+  return found;
+}
+
+void Memo::keep_sums(const std::vector<Digest>& inputs, Reading reading, const Layer& layer,
+                     const std::vector<Hessian>& sums) {
+  if (!keeps_sums(layer)) return;
+  const auto [key, about] = sums_key(inputs, reading, layer);
+  kept_->keep(sums_kind, key, about, [sums](ByteWriter& out, const Store&) {
+    for (const Hessian& h : sums) h.write(out);
+  });
+}
+
 Json Memo::about(const Together& group) const {
   Json about = Json::object();
-  about.set("value", label(graph_, group.targets[0].places[0].node)).set("what", std::string(pass_) + " " + options_.knobs);
+  about.set("value", label(graph_, group.targets[0].places[0].node))
+      .set("what", std::string(pass_) + " " + options_.knobs);
   return about;
 }
 

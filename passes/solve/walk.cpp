@@ -99,13 +99,16 @@ class Walk {
       const auto fill = [&](const WeightPlace& p) {
         const Layer& layer = layers_.at(p);
         std::vector<Hessian> sums = LayerInputs::empty_sums(layer);
+        // Where a layer reads its own node, what was found since the stop may be among it.
+        if (memo_->on() && layer.reads_itself()) digests = merkle(graph_, true);
+        if (memo_->restore_sums(digests, Reading::quantized, layer, sums)) return sums;
         for (std::int64_t b = 0; b < stages.batches(); ++b) inputs_->add(layer, b, value_of(stages, b), sums);
+        memo_->keep_sums(digests, Reading::quantized, layer, sums);
         return sums;
       };
       const std::vector<WeightPlace> both = shared_of(ready);
       if (memo_->on()) digests = merkle(graph_, true);
       for (Together& group : groups_of(ready)) {
-        // Where a layer reads its own node, what was found since the stop may be among it.
         if (memo_->on() && group.targets[0].layer.reads_itself()) digests = merkle(graph_, true);
         if (memo_->restore(digests, group)) {
           decide(group);
@@ -149,10 +152,13 @@ class Walk {
       return known;
     });
     std::map<WeightPlace, Swept> seen;
+    std::vector<WeightPlace> fresh;  // whose sums are not known from an earlier run
     std::map<ValueId, std::vector<WeightPlace>> readers;
     const auto reads = [&](const WeightPlace& p) {
       const Layer& layer = layers_.at(p);
       Swept& s = seen.emplace(p, Swept{inputs_->values_of(layer), LayerInputs::empty_sums(layer), {}}).first->second;
+      if (memo_->restore_sums(digests, Reading::reference, layer, s.sums)) return;
+      fresh.push_back(p);
       for (const ValueId v : s.reads) readers[v].push_back(p);
     };
     for (const Together& group : groups) reads(group.targets[0].places[0]);
@@ -165,6 +171,9 @@ class Walk {
                              [&](std::int64_t b, ValueId v, const Tensor& x) {
                                for (const WeightPlace& p : readers.at(v)) take(p, b, v, x, seen.at(p), several);
                              });
+    }
+    for (const WeightPlace& p : fresh) {
+      memo_->keep_sums(digests, Reading::reference, layers_.at(p), seen.at(p).sums);
     }
     for (Together& group : groups) {
       group.hessians = std::move(seen.at(group.targets[0].places[0]).sums);

@@ -207,4 +207,37 @@ TEST_CASE("solved layers are kept: the next run solves none, and the bytes are t
   CHECK(counts_in(log)["solved"].computed == 0);
   CHECK(run({"--cache-dir", cache, "--set", "gptq.sweeps=1"}) != plain);
   CHECK(counts_in(log)["solved"].found == 0);
+  // Other bits, the same inputs: in float they are known for all layers, else for those before the first codes.
+  const auto recipe = [&](const char* name, const char* inputs, bool cached) {
+    const Words words{"quantize",
+                      sample_model("digits_transformer"),
+                      "--recipe",
+                      name,
+                      "-o",
+                      (folder / "q.onnx").string(),
+                      "--calib",
+                      sample_data("digits_calib"),
+                      "--quiet",
+                      "--set",
+                      std::string("gptq.inputs=") + inputs,
+                      "--set",
+                      "gptq.asymmetric=0",
+                      "--log",
+                      log};
+    std::filesystem::remove(log);
+    const Outcome done = run_qtool(cached ? with(words, {"--cache-dir", cache}) : words);
+    CAPTURE(done.err);
+    CHECK(done.code == 0);
+    return made_in(folder.path());
+  };
+  for (const char* inputs : {"float", "quantized"}) {
+    CAPTURE(inputs);
+    const std::string three = recipe("w3_gptq", inputs, false);
+    recipe("w4_gptq", inputs, true);
+    CHECK(recipe("w3_gptq", inputs, true) == three);
+    const Count seen = counts_in(log)["hessian"];
+    if (inputs == std::string("float")) CHECK(seen.computed == 0);
+    CHECK(seen.found > 0);
+    CHECK(counts_in(log)["solved"].found == 0);
+  }
 }
