@@ -179,6 +179,7 @@ class Pricer {
     const double each = histogram ? rates().histogram : sweep.method == "sum" ? rates().element : rates().range;
     const double runs = calib_.count(sweep.samples) * static_cast<double>(sweep.times);
     const double rewritten = constant_bytes(sweep.graph, constants_of(in_.original));
+    if (sweep.times == 0) return solve(sweep, bound, one);
     phase(std::string(sweep.pass),
           shared(runs * (one.ns + seen * each)) + begin_ns(one) * static_cast<double>(sweep.times),
           resident(one) * side_by_side(one, runs) + static_cast<double>(one.kept) + rewritten);
@@ -191,7 +192,7 @@ class Pricer {
     constexpr double most_patches = 4096;                 // passes/solve/layer.h
     constexpr double of_weight = 5500, of_element = 600;  // in multiply-adds: rounding, fitting; copying in order
     constexpr double rows_laid_out = 1024;                // calib/hessian.cpp
-    const double batches = calib_.count(sweep.samples);
+    const double batches = sweep.times == 0 ? 0.0 : calib_.count(sweep.samples);
     double ns = 0, most = 0;
     for (const ForecastSolve& s : sweep.solved) {
       const auto m = static_cast<double>(s.rows), n = static_cast<double>(s.columns);

@@ -29,7 +29,7 @@ struct ForecastSweep {
   Graph graph;
   Reading reading = Reading::reference;
   std::int64_t samples = 0;  // 0: all that there are
-  std::int64_t times = 1;    // sweeps of this kind
+  std::int64_t times = 1;    // sweeps of this kind; 0: what is solved needs no data
   /// Values whose elements are all looked at, and by which method of ObserverOptions ("sum": a sum per channel).
   std::vector<ValueId> observed;
   std::string method;

@@ -52,6 +52,7 @@ void LayerPass::plan(Graph& graph, PassContext& ctx, Forecast& forecast) {
   std::set<std::string> known;
   const std::vector<Layer> layers = open_layers(graph, ctx);
   for (const Layer& layer : layers) {
+    if (!walk_.importance.empty() && !product_of(graph, layer.node())) continue;
     Use& use = use_at(graph, layer.place());
     own.selected->push_back(layer.node());
     auto spec = std::make_shared<QuantSpec>(*use.quant);
@@ -69,9 +70,8 @@ void LayerPass::plan(Graph& graph, PassContext& ctx, Forecast& forecast) {
                       each.factors, each.tries + after});
   }
   if (layers.empty()) return;
-  if (walk_.importance.empty()) {
-    forecast.sweeps.push_back({name_, graph, Reading::quantized, walk_.samples, 1, {}, "", std::move(solved)});
-  }
+  const std::int64_t sweeps = walk_.importance.empty() ? 1 : 0;
+  forecast.sweeps.push_back({name_, graph, Reading::quantized, walk_.samples, sweeps, {}, "", std::move(solved)});
   find_pass("round_nearest")->make()->plan(graph, own, forecast);
 }
 

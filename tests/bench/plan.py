@@ -15,9 +15,11 @@ import tempfile
 import datasets
 
 MODELS = ["resnet20", "mnist8", "self_attention", "squeezenet", "yunet", "ultraface", "nanodet", "yolox", "ppocr_cls",
-          "ppocr_det", "sinet", "super_resolution", "espcn", "mnist_burn", "dnsmos", "byte_llama", "magika", "nnsplit",
-          "tashkeel"]
+          "ppocr_det", "sinet", "super_resolution", "espcn", "mnist_burn", "dnsmos", "byte_llama", "docs_llama", "magika",
+          "nnsplit", "tashkeel"]
 RECIPES = ["int8_static", "int8_dynamic", "int8_weights", "int4_weights"]
+LANGUAGE_MODELS = ["byte_llama", "docs_llama"]  # w4_gptq as well
+WITH_DATA = ["int8_static", "w4_gptq"]
 NEAR = {"memory": 0.15, "time": 0.30}
 
 
@@ -59,7 +61,7 @@ def measure(qtool, model, recipe, data, folder, env, rounds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--qtool", default=str(datasets.ROOT / "build/release/qtool"))
-    parser.add_argument("--recipes", default=",".join(RECIPES))
+    parser.add_argument("--recipes", help="default: all, w4_gptq for language models alone")
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--json", help="every plan with what was taken, for fitting rates")
@@ -73,9 +75,10 @@ def main():
             folder = pathlib.Path(folder)
             data = folder / "calib.npz"
             datasets.save_npz(data, calib[: options.samples])
-            for recipe in options.recipes.split(","):
-                plan, why = measure(options.qtool, model, recipe, data if recipe == "int8_static" else None, folder,
-                                    env, options.rounds)
+            wanted = options.recipes.split(",") if options.recipes else RECIPES + ["w4_gptq"] * (name in LANGUAGE_MODELS)
+            for recipe in wanted:
+                plan, why = measure(options.qtool, model, recipe, data if recipe in WITH_DATA else None, folder, env,
+                                    options.rounds)
                 if not plan:
                     print(f"{name:16} {recipe:13} did not run: {why}", flush=True)
                     continue
