@@ -150,6 +150,15 @@ void add_constant(LockedUse& row, const QuantSpec& decided, const Tensor& data, 
   row.second_scale = numbers_of(spec.second_scale);
   row.scale_mean = numbers_of(spec.scale_mean);
   row.minimum = numbers_of(spec.minimum);
+  for (std::size_t i = 0; i < row.ranges.size(); ++i) {
+    const IndexRange& r = spec.ranges[i];
+    if (!r.quant) continue;
+    const Tensor part = part_of(x, spec.range_axis, r.begin, r.end);
+    const QuantSpec own = with_scales(*r.quant, part);
+    row.ranges[i].scale = numbers_of(own.scale);
+    row.ranges[i].zero_point = numbers_of(own.zero_point);
+    row.ranges[i].codes_sha256 = hex(quantize(part, own).digest());
+  }
   const Tensor coded = fake_quantize(x, spec);
   if (const auto db = error_db(x, coded)) row.sqnr_db = rounded(*db);
   if (reader == nullptr || !row.sqnr_db) return;
@@ -175,6 +184,12 @@ LockedUse row_of(const Graph& graph, const std::string& node, int input, const U
   row.second_scale = numbers_of(spec.second_scale);
   row.scale_mean = numbers_of(spec.scale_mean);
   row.minimum = numbers_of(spec.minimum);
+  if (!spec.ranges.empty()) row.range_axis = spec.range_axis;
+  for (const IndexRange& r : spec.ranges) {
+    LockedRange range{r.begin, r.end, r.quant ? std::string(r.quant->format->name) : "", {}, {}, {}};
+    if (r.quant) range.scale = numbers_of(r.quant->scale), range.zero_point = numbers_of(r.quant->zero_point);
+    row.ranges.push_back(std::move(range));
+  }
   return row;
 }
 

@@ -184,7 +184,34 @@ class Reader {
   std::string_view source_;
 };
 
-LockedUse use_of(const Reader& r) {
+std::vector<LockedRange> ranges_of(const Reader& r, std::string_view source) {
+  constexpr std::int64_t most = std::int64_t{1} << 40;
+  std::vector<LockedRange> ranges;
+  std::int64_t last = 0;
+  for (const Json& row : r.rows("ranges")) {
+    const Reader part(row, source);
+    LockedRange range;
+    range.begin = part.integer("begin", last, most);
+    range.end = last = part.integer("end", range.begin, most);
+    range.format = part.text("format", false);
+    range.scale = part.numbers("scale");
+    range.zero_point = part.numbers("zero_point");
+    range.codes_sha256 = part.text("codes_sha256", false);
+    ranges.push_back(std::move(range));
+  }
+  return ranges;
+}
+
+Json range_json(const LockedRange& range) {
+  Json row = Json::object().set("begin", range.begin).set("end", range.end);
+  if (!range.format.empty()) row.set("format", range.format);
+  if (range.scale.count > 0) row.set("scale", numbers_json(range.scale));
+  if (range.zero_point.count > 0) row.set("zero_point", numbers_json(range.zero_point));
+  if (!range.codes_sha256.empty()) row.set("codes_sha256", range.codes_sha256);
+  return row;
+}
+
+LockedUse use_of(const Reader& r, std::string_view source) {
   LockedUse u;
   u.node = r.text("node");
   u.input = static_cast<int>(r.integer("input", -(1 << 20), 1 << 20));
@@ -202,6 +229,8 @@ LockedUse use_of(const Reader& r) {
   u.scale_mean = r.numbers("scale_mean");
   u.zero_point = r.numbers("zero_point");
   u.minimum = r.numbers("minimum");
+  u.ranges = ranges_of(r, source);
+  u.range_axis = u.ranges.empty() ? 0 : static_cast<int>(r.integer("range_axis", 0, 64));
   u.steps = r.words("steps");
   u.fed_back = r.flag("fed_back");
   u.rule = r.find("rule") ? static_cast<int>(r.integer("rule", 1, 1 << 20)) : 0;
@@ -230,6 +259,11 @@ Json json_of(const LockedUse& u) {
                                       std::pair{"scale_mean", &u.scale_mean}, std::pair{"zero_point", &u.zero_point},
                                       std::pair{"minimum", &u.minimum}}) {
     if (numbers->count > 0) row.set(name, numbers_json(*numbers));
+  }
+  if (!u.ranges.empty()) {
+    Json ranges = Json::array();
+    for (const LockedRange& range : u.ranges) ranges.push(range_json(range));
+    row.set("range_axis", u.range_axis).set("ranges", std::move(ranges));
   }
   row.set("steps", words_json(u.steps));
   if (u.fed_back) row.set("fed_back", true);
@@ -286,7 +320,7 @@ Lock parse_lock(std::string_view text, std::string_view source) {
     const Reader r(row, source);
     lock.constants.push_back({r.text("step"), r.text("name"), r.text("was", false), r.text("is")});
   }
-  for (const Json& row : head.rows("uses")) lock.uses.push_back(use_of(Reader(row, source)));
+  for (const Json& row : head.rows("uses")) lock.uses.push_back(use_of(Reader(row, source), source));
   for (const Json& row : head.rows("layers")) {
     const Reader r(row, source);
     lock.layers.push_back({r.text("node"), r.text("output"), r.number("sqnr_db").value_or(0)});

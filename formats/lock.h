@@ -62,6 +62,14 @@ struct LockedNumbers {
   static constexpr std::int64_t most_values = 8;
 };
 
+/// Indices [begin, end) along an axis of a value that are decided otherwise than the rest.
+struct LockedRange {
+  std::int64_t begin = 0, end = 0;
+  std::string format;  // empty: they stay float
+  LockedNumbers scale, zero_point;
+  std::string codes_sha256;  // constants only, of that part alone
+};
+
 struct LockedUse {
   std::string node;    // empty: an output of the graph, the one at `input`
   int input = 0;       // -1 - i: the i-th value that bodies of the node capture
@@ -70,9 +78,11 @@ struct LockedUse {
   Grain grain;
   bool symmetric = true, narrow = false, dynamic = false, is_bias = false;
   LockedNumbers scale, second_scale, scale_mean, zero_point, minimum;
-  std::vector<std::string> steps;  // that decided it, in order; the last one had the last word
-  bool fed_back = false;           // codes make up for the errors of others: not the nearest ones by themselves
-  int rule = 0;                    // of the recipe, counted from 1; 0: the step's own knobs
+  int range_axis = 0;
+  std::vector<LockedRange> ranges;  // ascending and apart; codes and numbers above are with zeros in their place
+  std::vector<std::string> steps;   // that decided it, in order; the last one had the last word
+  bool fed_back = false;            // codes make up for the errors of others: not the nearest ones by themselves
+  int rule = 0;                     // of the recipe, counted from 1; 0: the step's own knobs
   // Constants only:
   Shape shape;
   std::string dtype, float_sha256, codes_sha256;

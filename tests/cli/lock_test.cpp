@@ -5,9 +5,12 @@
 #include <cmath>
 #include <span>
 
+#include "cli/job_parts.h"
+#include "cli/locking.h"
 #include "formats/base/hash.h"
 #include "formats/base/json.h"
 #include "formats/file/reader.h"
+#include "formats/ir/text.h"
 #include "tests/cli/program.h"
 
 using namespace qtool;
@@ -118,6 +121,31 @@ TEST_CASE("a fold in the lock, done again by its formula, gives the locked float
     ++folds;
   }
   CHECK(folds == 7);
+}
+
+TEST_CASE("index ranges with decisions of their own stand in the lock, with the hash of their codes") {
+  Graph g = parse_graph(R"(<ir_version: 8, opset_import: ["" : 17]>
+      g (float[1,4] x) => (float[1,2] y) < float[4,2] w = {1,-1, 2,-2, 90,0.5, 3,-3} > { y = MatMul (x, w) })");
+  Use& weight = g[g.order()[0]].inputs[1];
+  QuantSpec spec, wide;
+  spec.format = &number::int4;
+  wide.format = &number::int8;
+  wide.scale = Tensor::of<float>({}, std::vector<float>{0.75F});
+  spec.ranges = {{2, 3, std::make_shared<const QuantSpec>(wide)}, {3, 4, nullptr}};
+  weight.quant = std::make_shared<const QuantSpec>(spec);
+  Threads threads(1);
+  const Lock lock = lock_of(g, {}, {}, 0, {}, {}, {}, threads);
+  REQUIRE(lock.uses.size() == 1);
+  const LockedUse& use = lock.uses[0];
+  CHECK(use.range_axis == 0);
+  REQUIRE(use.ranges.size() == 2);
+  CHECK(use.ranges[0].format == "int8");
+  CHECK(use.ranges[0].scale.values == std::vector<double>{0.75});
+  CHECK(use.ranges[0].codes_sha256 == hex(Tensor::of<std::int8_t>({1, 2}, std::vector<std::int8_t>{120, 1}).digest()));
+  CHECK(use.ranges[1].begin == 3);
+  CHECK(use.ranges[1].format.empty());
+  CHECK(use.ranges[1].codes_sha256.empty());
+  CHECK(use.scale.values == std::vector<double>{static_cast<double>(2.0F / 7)});  // not that of 90
 }
 
 TEST_CASE("--locked comes to the same bytes, and names what a change of data, recipe or weight changed") {

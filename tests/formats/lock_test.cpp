@@ -38,6 +38,8 @@ Lock small_lock() {
   weight.float_sha256 = "ee";
   weight.codes_sha256 = "ff";
   weight.sqnr_db = 21.375;
+  weight.range_axis = 1;
+  weight.ranges = {{3, 5, "int8", {1, {0.5}, ""}, {}, "ab"}, {9, 10, "", {}, {}, ""}};  // the last one stays float
   lock.uses.push_back(weight);
   LockedUse output;
   output.tensor = "y";
@@ -78,6 +80,13 @@ TEST_CASE("a lock reads back as it was written, one row a line") {
   CHECK(again.uses.at(0).scale.count == 100);
   CHECK(again.uses.at(0).zero_point.values == std::vector<double>{7, -8});
   CHECK(static_cast<float>(again.uses.at(1).scale.values.at(0)) == 0.1F);
+  CHECK(again.uses.at(0).range_axis == 1);
+  REQUIRE(again.uses.at(0).ranges.size() == 2);
+  CHECK(again.uses.at(0).ranges[0].format == "int8");
+  CHECK(again.uses.at(0).ranges[0].scale.values == std::vector<double>{0.5});
+  CHECK(again.uses.at(0).ranges[1].begin == 9);
+  CHECK(again.uses.at(0).ranges[1].format.empty());
+  CHECK(again.uses.at(1).ranges.empty());
   CHECK(again.constants.at(0).was.empty());
   CHECK(text.find("\n    {\"node\": \"conv\", \"output\": \"y\", \"sqnr_db\": 30.5}\n  ],\n") != std::string::npos);
 }
@@ -100,6 +109,8 @@ TEST_CASE("other schemas and damaged rows are refused with what to do") {
   check_refused(with(text, "[\"groups\", 1, 32]", "[\"groups\", 1]"), "\"grain\" is none");
   check_refused(with(text, "[\"groups\", 1, 32]", "[\"groups\", -1, 32]"), "\"grain\" has no such extents");
   check_refused(with(text, "[\"groups\", 1, 32]", "7"), "\"grain\" is no list");
+  check_refused(with(text, "\"begin\": 9", "\"begin\": 4"), "\"begin\" is no number in its range");
+  check_refused(with(text, "\"range_axis\": 1, ", ""), "\"range_axis\" is no number in its range");
   check_refused(with(text, "\"count\": 100", "\"count\": -1"), "\"count\" is no number in its range");
   check_refused(with(text, "[8, 64]", "[8, \"x\"]"), "\"shape\" is no list of extents");
   check_refused(with(text, "\"input\": 1", "\"input\": 10000000000"), "\"input\" is no number in its range");
