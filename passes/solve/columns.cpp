@@ -162,7 +162,7 @@ class Loop {
   const ColumnOptions& options_;
   std::int64_t m_, n_;
   const T* u_;
-  std::vector<T> delta_;  // Q - W, by place
+  BlockVector<T> delta_;  // Q - W, by place
   std::vector<T> block_;  // U of the block at hand, by column
   Solved out_;
 };

@@ -13,6 +13,7 @@
 #include <span>
 #include <vector>
 
+#include "formats/base/block_vector.h"
 #include "formats/base/threads.h"
 #include "passes/solve/conditioned.h"
 #include "passes/solve/grid.h"
@@ -21,8 +22,8 @@ namespace qtool::solve {
 
 /// W [m, n] by columns: w[c * m + r].
 struct Solved {
-  std::vector<std::int16_t> codes;  // by column, in the columns' own order
-  std::vector<float> values;        // Q, likewise
+  BlockVector<std::int16_t> codes;  // by column, in the columns' own order
+  BlockVector<float> values;        // Q, likewise
   std::vector<double> loss;         // of each row: 1/2 e Hd e^T, exact by an identity of the factors
 };
 

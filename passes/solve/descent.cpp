@@ -23,7 +23,7 @@ void descend(Threads& threads, std::span<const float> w, const Grid& grid, std::
   const auto diagonal = [&](std::int64_t c) { return h[static_cast<std::size_t>(c * n + c)]; };
   std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return diagonal(a) > diagonal(b); });
   // By place in that order: H, errors E, and G = H E.
-  std::vector<double> ordered(h.size()), e(w.size()), g(w.size()), change;
+  BlockVector<double> ordered(h.size()), e(w.size()), g(w.size()), change;
   for (std::int64_t i = 0; i < n; ++i) {
     for (std::int64_t j = 0; j < n; ++j) {
       ordered[static_cast<std::size_t>(i * n + j)] =

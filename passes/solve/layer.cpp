@@ -114,8 +114,8 @@ std::size_t Layer::element(std::int64_t i, std::int64_t r, std::int64_t c) const
   return static_cast<std::size_t>((channel * m_ + r) * taps_ + c % taps_);
 }
 
-std::vector<float> Layer::by_columns(std::span<const float> stored, std::int64_t i) const {
-  std::vector<float> w(static_cast<std::size_t>(m_ * n_));
+BlockVector<float> Layer::by_columns(std::span<const float> stored, std::int64_t i) const {
+  BlockVector<float> w(static_cast<std::size_t>(m_ * n_));
   for (std::int64_t c = 0; c < n_; ++c) {
     for (std::int64_t r = 0; r < m_; ++r) w[static_cast<std::size_t>(c * m_ + r)] = stored[element(i, r, c)];
   }

@@ -21,6 +21,7 @@
 #include <utility>
 #include <vector>
 
+#include "formats/base/block_vector.h"
 #include "formats/base/rng.h"
 #include "formats/ir/graph.h"
 #include "formats/ir/quant.h"
@@ -77,7 +78,7 @@ class Layer {
   /// WeightPlace of row r, column c of matrix i in the stored weight.
   std::size_t element(std::int64_t i, std::int64_t r, std::int64_t c) const;
   /// A stored float32 weight as matrix i by columns: w[c * m + r].
-  std::vector<float> by_columns(std::span<const float> stored, std::int64_t i) const;
+  BlockVector<float> by_columns(std::span<const float> stored, std::int64_t i) const;
 
   /// How scales of `grain` fall on the columns of a matrix.
   struct Planes {

@@ -103,7 +103,7 @@ LayerPass::Report LayerPass::solve_one(Threads& threads, Weight& target, std::in
                                        const CrossSum* cross, Factors& factors) const {
   Problem problem(threads, target, i, h);
   if (cross != nullptr && cross->rows() > 0) {
-    std::vector<float> moved =
+    BlockVector<float> moved =
         retarget(threads, problem.w, h, cross->matrix(threads), damping(h, cross->rows(), damp_), asymmetric_);
     if (!moved.empty()) problem.w = std::move(moved);
   }

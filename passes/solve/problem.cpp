@@ -123,7 +123,8 @@ std::vector<float> Problem::units(const Grid& grid) const {
 
 std::vector<double> Problem::errors(std::span<const float> values, std::int64_t rows) const {
   if (rows == 0 || rows > m) rows = m;
-  std::vector<double> e(static_cast<std::size_t>(n * rows)), g(e.size()), sums(static_cast<std::size_t>(rows));
+  BlockVector<double> e(static_cast<std::size_t>(n * rows)), g(e.size());
+  std::vector<double> sums(static_cast<std::size_t>(rows));
   for (std::int64_t c = 0; c < n; ++c) {
     for (std::int64_t k = 0; k < rows; ++k) {
       const auto from = static_cast<std::size_t>(c * m + k * m / rows);

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "formats/base/block_vector.h"
 #include "formats/base/threads.h"
 #include "passes/solve/columns.h"
 #include "passes/solve/conditioned.h"
@@ -52,7 +53,7 @@ struct Problem {
   const Weight& weight;
   std::int64_t matrix, m, n;
   Layer::Planes planes;
-  std::vector<float> w;  // [n, m]: w[c * m + r]
+  BlockVector<float> w;  // [n, m]: w[c * m + r]
   std::span<const double> h;
   bool free;           // scales may be chosen plane by plane: each row has its own, of one level, and none is there yet
   std::int64_t group;  // columns of a plane; 0: there is one plane

@@ -36,7 +36,7 @@ class Piece {
     lhw_.resize(static_cast<std::size_t>(planes_ * rows));
     ihw_.resize(lhw_.size());
     ihi_.resize(static_cast<std::size_t>(planes_ * planes_));
-    std::vector<double> level(static_cast<std::size_t>(p.n * rows)), w(level.size()), t(level.size());
+    BlockVector<double> level(static_cast<std::size_t>(p.n * rows)), w(level.size()), t(level.size());
     for (std::int64_t c = 0; c < p.n; ++c) {
       const auto zero = found.grid.zero(found.grid.plane(c));
       for (std::int64_t r = 0; r < rows; ++r) {
@@ -90,7 +90,7 @@ class Piece {
 
  private:
   /// Sums of t and of level * t over the columns of each plane.
-  void add(const std::vector<double>& t, const std::vector<double>& level, double* with_level, double* alone) const {
+  void add(const BlockVector<double>& t, const BlockVector<double>& level, double* with_level, double* alone) const {
     for (std::int64_t c = 0; c < p_.n; ++c) {
       const std::int64_t g = found_.grid.plane(c);
       for (std::int64_t r = 0; r < rows_; ++r) {

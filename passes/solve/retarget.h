@@ -6,8 +6,8 @@
 
 #include <cstdint>
 #include <span>
-#include <vector>
 
+#include "formats/base/block_vector.h"
 #include "formats/base/threads.h"
 #include "formats/ir/tensor.h"
 
@@ -15,7 +15,7 @@ namespace qtool::solve {
 
 /// `w` [m, n] by columns: w[c * m + r]. `h`, `c`: float64 [n, n]. `added`: to the diagonal of h. `share` from 0 to 1.
 /// Empty where h has no factor.
-std::vector<float> retarget(Threads&, std::span<const float> w, const Tensor& h, const Tensor& c, double added,
+BlockVector<float> retarget(Threads&, std::span<const float> w, const Tensor& h, const Tensor& c, double added,
                             double share);
 
 }  // namespace qtool::solve

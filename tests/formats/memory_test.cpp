@@ -8,6 +8,7 @@
 #include <fstream>
 #include <vector>
 
+#include "formats/base/block_vector.h"
 #include "formats/base/error.h"
 #include "formats/ir/tensor.h"
 #include "tests/support.h"
@@ -91,6 +92,21 @@ TEST_CASE("ceiling: blocks above it lie in files, hold what is written and leave
     CHECK(MemoryCeiling::spilled() == 7 * 8 * mib);
   }
   CHECK(fs::is_empty(folder.path()));
+}
+
+TEST_CASE("ceiling: vectors of blocks go to files as well, grow and are copied like others") {
+  const ScratchFolder folder;
+  const MemoryCeiling ceiling(anonymous_memory() + 32 * mib, folder.path());
+  BlockVector<double> few(10, 1.0), many(8 * mib, 2.0);  // 64 MiB
+  CHECK(MemoryCeiling::spilled() > 0);
+  const BlockVector<double> copy = many;
+  many.push_back(3);
+  few.resize(mib, 4);
+  CHECK(copy.size() + 1 == many.size());
+  CHECK(std::equal(copy.begin(), copy.end(), many.begin()));
+  CHECK(many.back() == 3);
+  CHECK(few[9] == 1);
+  CHECK(few.back() == 4);
 }
 
 TEST_CASE("ceiling: of two jobs at once the lower one holds, and the files of one outlive the other") {

@@ -116,6 +116,31 @@ def check(folder, external, recipe):
         raise RuntimeError(f"{held:.1f} s with a limit, {free:.1f} s without")
 
 
+def check_solved(folder):
+    """gptq: what solvers hold of a layer, Hessian and factors included, passes the ceiling and lies in files."""
+    model, output, ceiling = folder / "model.onnx", folder / "out.onnx", 160 << 20
+    large_model.build(model, 2, WIDTH, False)
+    data = folder / "x.npz"
+    np.savez(data, x0=np.random.default_rng(0).standard_normal((512, WIDTH)).astype(np.float32))
+    command = [QTOOL, "quantize", model, "--recipe", "w4_gptq", "--calib", data, "-o", output, "--quiet", "--set", "gptq.search=false"]
+    code, free, text = own_memory(command)
+    if code:
+        raise RuntimeError(f"without a limit: exit {code}: {text}")
+    expected = digest(output)
+    output.unlink()
+    code, held, text = own_memory([*command, "--max-ram", ceiling])
+    if code:
+        raise RuntimeError(f"under the limit: exit {code}: {text}")
+    if digest(output) != expected:
+        raise RuntimeError("other bytes under the limit")
+    print(f"   w4_gptq: {free / 2**20:.0f} MiB of its own memory without a limit, {held / 2**20:.0f} MiB with one of {ceiling >> 20} MiB")
+    if held > ceiling * 12 // 10 or free < 2 * ceiling:
+        raise RuntimeError(f"{held / 2**20:.0f} MiB of its own memory under {ceiling >> 20} MiB, {free / 2**20:.0f} MiB without a limit")
+    code, seconds, text = run([*command, "--max-ram", "16M"])
+    if code != 4 or seconds > 2 or not re.search(r"--max-ram \d+M", text):
+        raise RuntimeError(f"what cannot fit: exit {code} after {seconds:.1f} s: {text}")
+
+
 def check_refusal(folder):
     model, output = folder / "model.onnx", folder / "out.onnx"
     data = write_model(model, False)
@@ -142,6 +167,7 @@ def main():
     checks = {f"four times the ceiling, {recipe}, weights {'beside' if external else 'in'} the file":
               (lambda folder, e=external, r=recipe: check(folder, e, r))
               for external in (True, False) for recipe in ("int8_static", "int8_weights")}
+    checks["gptq under a ceiling below what a layer takes"] = check_solved
     checks["what cannot fit is refused with a ceiling that can"] = check_refusal
     failed = 0
     for name, run_check in checks.items():

@@ -2,6 +2,7 @@
 // Known answers and invariants of gptq.md section 7.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <numeric>
 
@@ -154,7 +155,7 @@ TEST_CASE("gptq.md known answer A: codes, scales and losses of the small problem
   const double root[] = {0.7037838898, 0.6985796288, 0.5814705353, 0.5195827694};
   for (std::size_t i = 0; i < 4; ++i) CHECK(1 / std::sqrt(c.d[i]) == doctest::Approx(root[i]).epsilon(1e-9));
   const Solved s = quantize_columns(threads, w, grid, c, {});
-  const std::vector<std::int16_t> codes{3, 2, 0, 2, 1, 0, 0, 1};  // by column
+  const BlockVector<std::int16_t> codes{3, 2, 0, 2, 1, 0, 0, 1};  // by column
   CHECK(s.codes == codes);
   CHECK(total(s.loss) == doctest::Approx(0.278171875).epsilon(1e-6));
   CHECK(loss_of(p, h, 0, s.values) == doctest::Approx(0.27125).epsilon(1e-6));
@@ -363,7 +364,7 @@ TEST_CASE("gptq.md known answer C: weights that make up for inputs that are off"
     CHECK(cm.read<double>()[i] == doctest::Approx(want_c[i]).epsilon(1e-5));
   }
   const std::vector<float> w{1, -2};
-  const std::vector<float> target = retarget(threads, w, hm, cm, 0, 1);
+  const auto target = retarget(threads, w, hm, cm, 0, 1);
   REQUIRE(target.size() == 2);
   CHECK(target[0] == doctest::Approx(1.011082913).epsilon(1e-6));
   CHECK(target[1] == doctest::Approx(-2.0261492499).epsilon(1e-6));
@@ -378,5 +379,5 @@ TEST_CASE("gptq.md known answer C: weights that make up for inputs that are off"
   CHECK(distance(1, -2) == doctest::Approx(0.54).epsilon(1e-6));
   CHECK(distance(target[0], target[1]) == doctest::Approx(0.5367599345).epsilon(1e-6));
   CHECK(distance(.9, -1.7) == doctest::Approx(0.9905).epsilon(1e-6));
-  CHECK(retarget(threads, w, hm, cm, 0, 0) == w);
+  CHECK(std::ranges::equal(retarget(threads, w, hm, cm, 0, 0), w));
 }

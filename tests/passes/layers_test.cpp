@@ -26,7 +26,7 @@ Graph product(const std::string& op, const std::string& attributes, const Shape&
 std::vector<double> products(const solve::Layer& layer, const Tensor& weight, std::span<const Tensor> inputs,
                              std::int64_t i) {
   Threads threads(1);
-  const std::vector<float> w = layer.by_columns(weight.read<float>(), i);
+  const auto w = layer.by_columns(weight.read<float>(), i);
   std::vector<double> all;
   const auto m = static_cast<std::size_t>(layer.rows()), n = static_cast<std::size_t>(layer.columns());
   layer.for_each_rows(inputs, i, Rng(1), threads, [&](std::span<const float> rows) {
@@ -78,7 +78,7 @@ TEST_CASE("rows of inputs times matrices of weights are what the operator comput
     const std::int64_t channels = spatial ? y.shape()[1] : 0,
                        positions = spatial ? y.count() / y.shape()[0] / channels : 0;
     for (std::int64_t i = 0; i < layer.matrices(); ++i) {
-      const std::vector<float> columns = layer.by_columns(w, i);
+      const auto columns = layer.by_columns(w, i);
       std::int64_t t = 0;
       layer.for_each_rows({&x, 1}, i, Rng(1), threads, [&](std::span<const float> part) {
         for (std::size_t at = 0; at < part.size(); at += static_cast<std::size_t>(layer.columns()), ++t) {

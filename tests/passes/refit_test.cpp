@@ -89,7 +89,7 @@ TEST_CASE("refit: no row gets worse, errors end up orthogonal to the levels of e
       CAPTURE(group);
       const Grain grain = group == 0 ? Grain{Grain::Kind::axis, 1, 0, 0} : Grain{Grain::Kind::groups, 0, group, 0};
       const Weight target = weight_of(w, small_weights(symmetric ? number::int3 : number::uint3, grain, symmetric));
-      std::vector<float> first;
+      BlockVector<float> first;
       for (const int count : {1, 3}) {
         Threads threads(count);
         const Problem problem(threads, target, 0, h);
