@@ -71,6 +71,12 @@ void LayerPass::plan(Graph& graph, PassContext& ctx, Forecast& forecast) {
   }
   if (layers.empty()) return;
   const std::int64_t sweeps = walk_.importance.empty() ? 1 : 0;
+  if (asymmetric_ > 0 && walk_.importance.empty() && walk_.inputs == "quantized") {
+    // The float model beside it: how inputs part, a factor for each weight, and two products with it.
+    std::vector<ForecastSolve> apart = solved;
+    for (ForecastSolve& s : apart) s.factors = 1, s.tries = 2;
+    forecast.sweeps.push_back({name_, graph, Reading::reference, walk_.samples, 1, {}, "", std::move(apart)});
+  }
   forecast.sweeps.push_back({name_, graph, Reading::quantized, walk_.samples, sweeps, {}, "", std::move(solved)});
   find_pass("round_nearest")->make()->plan(graph, own, forecast);
 }
