@@ -74,11 +74,12 @@ class PortableEmitter final : public Emitter {
 }  // namespace
 
 namespace backend {
-const BackendDef onnx{"onnx",
-                      "the ONNX standard: weights in 2 to 8 bits, FP4, FP8 and MX blocks, in standard operators",
-                      "Measured: what the files compute, by the reference evaluator of ONNX 1.23 (tests/runtime). Not "
-                      "measured: any runtime; "
-                      "ONNX Runtime 1.31 has no kernels for FP4 and for scales in E8M0.",
-                      portable_target, make_emitter<PortableEmitter>};
+const BackendDef onnx{
+    "onnx", "the ONNX standard: weights in 2 to 8 bits, FP4, FP8 and MX blocks, in standard operators",
+    "Measured: what the files compute, by the reference evaluator of ONNX 1.23 (tests/runtime). Not "
+    "measured: any runtime; "
+    "ONNX Runtime 1.31 has no kernels for FP4 and for scales in E8M0, and computes 2-bit products wrongly "
+    "where columns are no multiple of 4 and its optimizer is on (target ort-cpu avoids that).",
+    portable_target, make_emitter<PortableEmitter>};
 }  // namespace backend
 }  // namespace qtool

@@ -29,7 +29,7 @@ def recipe(job, bits, group, passes):
              "exact_inside: true}", *passes, "round_nearest"]
     rules = ["{where: {region: last}, keep: float}"] * (job.head == "float")
     rules += ["{where: {op: Conv}, grain: channel}"] * job.convolutions
-    return "\n".join(["version: 1", f"target: {'onnx' if job.convolutions else 'ort-cpu'}", "data: {}", "steps:",
+    return "\n".join(["version: 1", f"target: {job.target}", "data: {}", "steps:",
                       *(f"  - {s}" for s in steps), *["rules:"][: len(rules)], *(f"  - {r}" for r in rules), ""])
 
 

@@ -21,11 +21,15 @@ class Job:
     state: dict = dataclasses.field(default_factory=dict)  # output -> input
     head: str = "float"  # or "quantized": the last node with a weight
     labels: object = None  # of the held-out samples, for classifiers
-    convolutions: bool = False  # written for the target onnx, the only one with small weights of convolutions
+    convolutions: bool = False
+    target: str = "ort-cpu"  # or "onnx", which alone has small weights of convolutions and LSTM
 
 
-def session(path):
+def session(path, standard=False):
+    """`standard`: node by node as the standard says; ONNX Runtime 1.31 fuses 2-bit weights wrongly where columns % 4 != 0."""
     options = onnxruntime.SessionOptions()
+    if standard:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     options.intra_op_num_threads = 2
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -33,7 +37,7 @@ def session(path):
 
 def outputs(path, job):
     """Of every step of every sequence the first output, one row per prediction."""
-    run = session(path)
+    run = session(path, job.target == "onnx")
     names = [o.name for o in run.get_outputs()]
     rows = []
     for steps in job.held:
@@ -105,7 +109,7 @@ def tokens(model, path):
 
 
 def char_rnn(stem, text):
-    """64 windows of 128 characters from a state of zeros. The LSTM's own matrices stay float: no target has them in blocks."""
+    """64 windows of 128 characters from a state of zeros."""
     vocabulary = json.loads((DATA / f"models/lm/{stem.rsplit('_', 1)[0]}.vocab.json").read_text())
     ids = np.array([vocabulary[c] for c in (DATA / "datasets/text" / text).read_text() if c in vocabulary], np.int64)
     cut = len(ids) * 9 // 10
@@ -113,7 +117,7 @@ def char_rnn(stem, text):
     steps = lambda x: [{"char_ids": x[i : i + 16], "h0": zeros, "c0": zeros} for i in range(0, len(x), 16)]
     calib = steps(spread(ids[:cut], 128, 64))
     return Job(DATA / "models/lm" / (stem + ".onnx"), {n: np.stack([f[n] for f in calib]) for n in calib[0]},
-               [[s] for s in steps(spread(ids[cut:], 128, 256))], head="quantized")
+               [[s] for s in steps(spread(ids[cut:], 128, 256))], head="quantized", target="onnx")
 
 
 def charrnn_shakespeare():
@@ -146,8 +150,9 @@ def rwkv():
 def pictures(name):
     """A classifier of tests/bench/datasets.py; convolutions, where it has any, have one scale per output channel."""
     model, calib, held, labels = datasets.job(name)
+    convolutions = any(n.op_type == "Conv" for n in onnx.load(model).graph.node)
     return Job(model, {n: np.concatenate([f[n] for f in calib]) for n in calib[0]}, [[f] for f in held], head="quantized",
-               labels=labels, convolutions=any(n.op_type == "Conv" for n in onnx.load(model).graph.node))
+               labels=labels, convolutions=convolutions, target="onnx" if convolutions else "ort-cpu")
 
 
 def job(name):
