@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "calib/gram_bf16.h"
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -10,13 +12,33 @@
 namespace qtool {
 namespace {
 
-constexpr std::int64_t width = GramTile::width, height = GramTile::height;
+constexpr std::int64_t width = GramKernel::most_width, height = 8;
+
+/// As they are; where x is rounded, rows of a pair change places: the order in which instructions for pairs add.
+template <bool Rounded>
+void lay_out(const float* x, std::int64_t stride, std::int64_t columns, std::int64_t begin, std::int64_t end,
+             std::int64_t rows, void* panel) {
+  auto* const to = static_cast<float*>(panel);
+  const std::int64_t depth = Rounded ? 2 : 1;
+  for (std::int64_t k = begin; k < (end < rows ? end : (rows + depth - 1) / depth * depth); ++k) {
+    float* const row = to + (Rounded ? k ^ 1 : k) * width;
+    const std::int64_t there = k < rows ? columns : 0;
+    if (Rounded) {
+      for (std::int64_t c = 0; c < there; ++c) row[c] = float_of(bf16_for_products(x[k * stride + c]));
+    } else {
+      std::copy_n(x + k * stride, there, row);
+    }
+    std::fill(row + there, row + width, 0.0F);
+  }
+}
 
 /// For processors without fused multiply-add, and for bytes that are the same on all.
-void add_plain(std::int64_t rows, const float* a, const float* b, double* c, std::int64_t ldc) {
+void add_plain(std::int64_t rows, const void* left, std::int64_t column, const void* right, double* c,
+               std::int64_t ldc) {
+  const float *const a = static_cast<const float*>(left) + column, *const b = static_cast<const float*>(right);
   constexpr std::int64_t across = 4, down = 4;  // what the registers of any processor hold
-  for (std::int64_t begin = 0; begin < rows; begin += GramTile::chain) {
-    const std::int64_t count = std::min(GramTile::chain, rows - begin);
+  for (std::int64_t begin = 0; begin < rows; begin += GramKernel::chain) {
+    const std::int64_t count = std::min(GramKernel::chain, rows - begin);
     for (std::int64_t i = 0; i < height; i += down) {
       for (std::int64_t j = 0; j < width; j += across) {
         float sum[down][across] = {};
@@ -35,12 +57,13 @@ void add_plain(std::int64_t rows, const float* a, const float* b, double* c, std
 
 #if defined(__x86_64__)
 
-__attribute__((target("avx512f"))) void add_avx512(std::int64_t rows, const float* a, const float* b, double* c,
-                                                   std::int64_t ldc) {
+__attribute__((target("avx512f"))) void add_avx512(std::int64_t rows, const void* left, std::int64_t column,
+                                                   const void* right, double* c, std::int64_t ldc) {
+  const float *a = static_cast<const float*>(left) + column, *b = static_cast<const float*>(right);
   constexpr int lanes = 16, across = width / lanes;
   constexpr __mmask8 all = 0xff;  // g++ 12 warns of what plain conversions leave unset
-  for (std::int64_t begin = 0; begin < rows; begin += GramTile::chain) {
-    const std::int64_t count = std::min(GramTile::chain, rows - begin);
+  for (std::int64_t begin = 0; begin < rows; begin += GramKernel::chain) {
+    const std::int64_t count = std::min(GramKernel::chain, rows - begin);
     __m512 sum[height][across];
     for (auto& row : sum) {
       for (auto& s : row) s = _mm512_setzero_ps();
@@ -71,11 +94,13 @@ __attribute__((target("avx512f"))) void add_avx512(std::int64_t rows, const floa
   }
 }
 
-__attribute__((target("avx2,fma"))) void add_avx2(std::int64_t rows, const float* a, const float* b, double* c,
-                                                  std::int64_t ldc) {
+__attribute__((target("avx2,fma"))) void add_avx2(std::int64_t rows, const void* left_panel, std::int64_t column,
+                                                  const void* right_panel, double* c, std::int64_t ldc) {
+  const float *const a = static_cast<const float*>(left_panel) + column, *const b =
+                                                                             static_cast<const float*>(right_panel);
   constexpr int lanes = 8, across = 3, down = 4;
-  for (std::int64_t begin = 0; begin < rows; begin += GramTile::chain) {
-    const std::int64_t count = std::min(GramTile::chain, rows - begin);
+  for (std::int64_t begin = 0; begin < rows; begin += GramKernel::chain) {
+    const std::int64_t count = std::min(GramKernel::chain, rows - begin);
     for (std::int64_t i = 0; i < height; i += down) {
       for (std::int64_t j = 0; j < width; j += across * lanes) {
         __m256 sum[down][across];
@@ -111,16 +136,29 @@ __attribute__((target("avx2,fma"))) void add_avx2(std::int64_t rows, const float
 
 #endif
 
-}  // namespace
-
-GramTile::Add GramTile::with(Vectors vectors) {
+template <bool Rounded>
+const GramKernel& with(Vectors vectors) {
+  static const auto kernel = [](const char* name, auto add) {
+    return GramKernel{name, width, height, std::int64_t{Rounded ? 2 : 1}, std::int64_t{sizeof(float)}, lay_out<Rounded>,
+                      add};
+  };
+  static const GramKernel plain = kernel("plain", add_plain);
 #if defined(__x86_64__)
-  if (vectors == Vectors::avx512) return add_avx512;
-  if (vectors == Vectors::avx2) return add_avx2;
+  static const GramKernel avx2 = kernel("avx2", add_avx2), avx512 = kernel("avx512", add_avx512);
+  if (vectors == Vectors::avx512) return avx512;
+  if (vectors == Vectors::avx2) return avx2;
 #else
   static_cast<void>(vectors);
 #endif
-  return add_plain;
+  return plain;
+}
+
+}  // namespace
+
+const GramKernel& GramKernel::of(GramFormat format, Vectors vectors, const Processor& processor) {
+  if (format == GramFormat::f32) return with<false>(vectors);
+  if (const GramKernel* pairs = gram_of_pairs(vectors, processor)) return *pairs;
+  return with<true>(vectors);
 }
 
 }  // namespace qtool

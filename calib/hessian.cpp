@@ -14,7 +14,7 @@
 namespace qtool {
 namespace {
 
-constexpr std::int64_t side = 2 * GramTile::width;  // of a tile: both strips that meet in it fit into the cache
+constexpr std::int64_t side = 2 * GramKernel::most_width;  // of a tile: both strips that meet in it fit into the cache
 
 /// The tiles of the upper triangle, row by row; those at the right edge are narrower.
 struct Tiles {
@@ -43,7 +43,7 @@ struct Tiles {
 /// Rows that are laid out in panels at a time: enough that going through all sums costs little beside forming products.
 std::int64_t part_for(std::int64_t n) {
   constexpr std::int64_t few = 64;  // columns
-  return n < few ? GramTile::chain : 2 * GramTile::chain;
+  return n < few ? GramKernel::chain : 2 * GramKernel::chain;
 }
 
 bool is_finite(const float* x, std::int64_t n) {
@@ -59,45 +59,44 @@ bool is_finite(const float* x, std::int64_t n) {
 
 }  // namespace
 
-Hessian::Hessian(std::int64_t n)
-    : n_(std::max<std::int64_t>(n, 1)), part_(part_for(n_)), sums_(DType::f64, {Tiles(n_).elements()}) {
+Hessian::Hessian(std::int64_t n, GramFormat format)
+    : n_(std::max<std::int64_t>(n, 1)),
+      part_(part_for(n_)),
+      format_(format),
+      sums_(DType::f64, {Tiles(n_).elements()}) {
   QTOOL_ENSURE(n > 0, "a layer has inputs");
 }
 
 void Hessian::sum(const float* rows, std::int64_t count, std::span<double> sums, Threads& threads) const {
-  constexpr std::int64_t width = GramTile::width, height = GramTile::height, together = 32;  // rows: one page each
-  const std::int64_t panels = pieces(n_, width);
-  const std::shared_ptr<float> laid_out = scratch_of<float>(panels * count * width);
-  float* const x = laid_out.get();
+  constexpr std::int64_t together = 32;  // rows: one page each
+  const GramKernel& kernel = GramKernel::of(format_, widest_floats(), processor());
+  const std::int64_t width = kernel.width, height = kernel.height;
+  const std::int64_t panels = pieces(n_, width), panel = kernel.panel_bytes(count), filled = kernel.filled(count);
+  const std::shared_ptr<std::byte> laid_out = scratch_of<std::byte>(panels * panel);
+  std::byte* const x = laid_out.get();
   threads.for_each(count, together, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t p = 0; p < panels; ++p) {
-      const std::int64_t columns = std::min(width, n_ - p * width);
-      for (std::int64_t k = begin; k < end; ++k) {
-        float* to = x + (p * count + k) * width;
-        std::copy_n(rows + k * n_ + p * width, columns, to);
-        std::fill(to + columns, to + width, 0.0F);
-      }
+      kernel.lay_out(rows + p * width, n_, std::min(width, n_ - p * width), begin, end, count, x + p * panel);
     }
   });
   const Tiles tiles(n_);
-  const GramTile::Add multiply = GramTile::with(widest_floats());
   threads.for_each(tiles.count(), 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t t = begin; t < end; ++t) {
       tiles.at(t, [&](std::int64_t i, std::int64_t j, std::int64_t offset) {
         const std::int64_t m = tiles.extent(i), k = tiles.extent(j);
         for (std::int64_t column = 0; column < k; column += width) {
-          const float* right = x + (j * side + column) / width * count * width;
+          const std::byte* right = x + (j * side + column) / width * panel;
           const std::int64_t last = i == j ? std::min(m, column + width) : m;
           for (std::int64_t row = 0; row < last; row += height) {
             const std::int64_t place = i * side + row;
-            const float* left = x + place / width * count * width + place % width;
+            const std::byte* left = x + place / width * panel;
             double* to = sums.data() + offset + row * k + column;
             if (row + height <= m && column + width <= k) {
-              multiply(count, left, right, to, k);
+              kernel.add(filled, left, place % width, right, to, k);
               continue;
             }
-            double edge[height * width] = {};
-            multiply(count, left, right, edge, width);
+            double edge[GramKernel::most_height * GramKernel::most_width] = {};
+            kernel.add(filled, left, place % width, right, edge, width);
             for (std::int64_t r = 0; r < std::min(height, m - row); ++r) {
               for (std::int64_t c = 0; c < std::min(width, k - column); ++c) to[r * k + c] += edge[r * width + c];
             }

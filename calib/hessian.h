@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <span>
 
+#include "calib/gram_tile.h"
 #include "formats/base/bytes.h"
 #include "formats/base/threads.h"
 #include "formats/ir/tensor.h"
@@ -19,7 +20,8 @@ namespace qtool {
 
 class Hessian {
  public:
-  explicit Hessian(std::int64_t n);
+  /// `format`: what rows are rounded to before they are multiplied.
+  explicit Hessian(std::int64_t n, GramFormat format = GramFormat::f32);
   std::int64_t width() const { return n_; }
   /// `rows` of n numbers each, one after the other. Rows with NaN or infinity are left out and counted.
   void add(std::span<const float> rows, Threads&);
@@ -42,8 +44,9 @@ class Hessian {
   Tensor all(Threads&) const;
 
   std::int64_t n_, part_;  // rows that are laid out at a time
-  Tensor sums_;            // tiles of the upper triangle, one after the other
-  Tensor waiting_;         // [part, n]: rows that do not fill a part yet
+  GramFormat format_;
+  Tensor sums_;     // tiles of the upper triangle, one after the other
+  Tensor waiting_;  // [part, n]: rows that do not fill a part yet
   std::int64_t waits_ = 0, rows_ = 0, left_out_ = 0;
 };
 

@@ -9,6 +9,8 @@ struct Processor {
   bool avx2 = false;         // with fused multiply-add
   bool avx512 = false;       // F, BW, DQ and VL, on top of avx2
   bool avx512_vnni = false;  // on top of avx512
+  bool avx512_bf16 = false;  // products of pairs of bfloat16, on top of avx512
+  bool amx_bf16 = false;     // such products of tiles
   bool amx_int8 = false;     // tiles, and the system lets this process use them
 };
 

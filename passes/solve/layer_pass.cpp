@@ -33,6 +33,9 @@ void LayerPass::options(Options& o) {
     "how far weights go to meet the float model's outputs on inputs that are already off (GPTAQ): 0 not at all, 1 all "
     "the way; the float model runs beside",
     0, 1);
+  o("products", walk_.products,
+    "what inputs are rounded to for Hessians: bf16 is faster where the processor has instructions for it",
+    {"f32", "bf16"});
   o("samples", walk_.samples, "samples of the calibration data to look at; 0: all", 0, 1e9);
   o.file(
       "importance", walk_.importance,

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // EmulatedTiles: the AMX instructions that the kernel uses, carried out by a handler of SIGILL on processors that lack
 // them, so that the code as compiled is tested everywhere. After the operation sections of Intel's Software Developer's
-// Manual, volume 2 (LDTILECFG, TILELOADD, TILESTORED, TILEZERO, TILERELEASE, TDPBUSD); other instructions stay illegal.
+// Manual, volume 2 (LDTILECFG, TILELOADD, TILESTORED, TILEZERO, TILERELEASE, TDPBUSD,
+// TDPBF16PS); other instructions stay illegal.
 #pragma once
 
 #if defined(__x86_64__)
@@ -124,6 +125,7 @@ class EmulatedTiles {
       return true;
     }
     if (op == 0x5e && prefix == 1 && on_tiles) return multiply(tile, s.tiles[second], s.tiles[other]);
+    if (op == 0x5c && prefix == 2 && on_tiles) return multiply_pairs(tile, s.tiles[second], s.tiles[other]);
     return false;
   }
 
@@ -138,6 +140,31 @@ class EmulatedTiles {
       s.tiles[i].row_bytes = config[16 + 2 * i] | config[17 + 2 * i] << 8;
       s.tiles[i].rows = config[48 + i];
       if (s.tiles[i].row_bytes > 64 || s.tiles[i].rows > 16) return false;
+    }
+    return true;
+  }
+
+  /// sums += a times b, two bfloat16 at a time: the even products of a row and the odd ones are summed apart.
+  static bool multiply_pairs(Tile& sums, const Tile& a, const Tile& b) {
+    if (a.row_bytes / 4 != b.rows || sums.rows != a.rows || sums.row_bytes != b.row_bytes) return false;
+    const auto value = [](const Tile& t, int row, int i) {
+      std::uint16_t bits = 0;
+      std::memcpy(&bits, t.bytes[row] + 2 * i, sizeof bits);
+      const std::uint32_t wide = std::uint32_t{bits} << 16;
+      float x = 0;
+      std::memcpy(&x, &wide, sizeof x);
+      return x;
+    };
+    for (int m = 0; m < sums.rows; ++m) {
+      for (int n = 0; n < sums.row_bytes / 4; ++n) {
+        float parts[2] = {}, sum = 0;
+        for (int k = 0; k < a.row_bytes / 4; ++k) {
+          for (int i = 0; i < 2; ++i) parts[i] += value(a, m, 2 * k + i) * value(b, k, 2 * n + i);
+        }
+        std::memcpy(&sum, sums.bytes[m] + 4 * n, sizeof sum);
+        sum += parts[0] + parts[1];
+        std::memcpy(sums.bytes[m] + 4 * n, &sum, sizeof sum);
+      }
     }
     return true;
   }

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The parts of GPTQ on one layer, 4 bit, beside the same work in PyTorch float32 on as many threads of the CPU, and beside
-OpenBLAS's best product and the processor's peak. Both sides are processes of their own, run in turn; medians. Flops are
+OpenBLAS's best product and the processor's peak. "rounded" is the Hessian of inputs rounded to bfloat16 (knob
+`products: bf16`), beside PyTorch's in float32. Both sides are processes of their own, run in turn; medians. Flops are
 counted as T n^2 (Hessian), n^3 / 3 (factorization) and m n^2 (columns) on both sides, whatever they compute.
 
     build/venv/bin/python tests/bench/solver.py [--rows 4096] [--columns 4096] [--tokens 65536] [--group 128] [--threads 2]
@@ -93,7 +94,8 @@ def main():
     print(f"{o.rows} x {o.columns}, {o.tokens} tokens, 4 bit, groups of {o.group}, {o.threads} threads\n")
     print(f"{'':16}{'qtool: s':>10}{'cpu s':>8}{'GFLOP/s':>9}{'torch: s':>12}{'cpu s':>8}{'GFLOP/s':>9}{'ratio':>8}{'cpu':>7}")
     sums = {}
-    for part in ("peak", "gemm", "hessian", "factor", "columns"):
+    middle["torch"]["rounded"] = middle["torch"]["hessian"]
+    for part in ("peak", "gemm", "hessian", "rounded", "factor", "columns"):
         line = f"{part:16}"
         for side, width in (("qtool", 10), ("torch", 12)):
             if part not in middle[side]:
@@ -104,9 +106,12 @@ def main():
             a, b = middle["qtool"][part], middle["torch"][part]
             line += f"{b[0] / a[0]:8.2f}{b[1] / a[1]:7.2f}"
             for side, f in (("qtool", a), ("torch", b)):
-                sums[side] = [s + x for s, x in zip(sums.get(side, [0, 0]), f)]
+                if part != "rounded":
+                    sums[side] = [s + x for s, x in zip(sums.get(side, [0, 0]), f)]
         print(line)
+    saved = [a - b for a, b in zip(middle["qtool"]["hessian"], middle["qtool"]["rounded"])]
     print(f"\nratio to torch in processor time: {sums['torch'][1] / sums['qtool'][1]:.2f} x")
+    print(f"ratio to torch with inputs rounded to bfloat16: {sums['torch'][0] / (sums['qtool'][0] - saved[0]):.2f} x")
     print(f"ratio to torch: {sums['torch'][0] / sums['qtool'][0]:.2f} x")
 
 

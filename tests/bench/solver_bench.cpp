@@ -102,13 +102,15 @@ int main(int argc, char** argv) {
   timed("gemm", 2 * static_cast<double>(batch) * squared, multiply);
   c = {};
   Tensor h;
-  timed("hessian", static_cast<double>(tokens) * squared, [&] {
-    Hessian sum(n);
-    for (std::int64_t done = 0; done < tokens; done += batch) {
-      sum.add({x.data(), static_cast<std::size_t>(std::min(batch, tokens - done) * n)}, threads);
-    }
-    h = sum.matrix(threads);
-  });
+  for (const GramFormat format : {GramFormat::bf16, GramFormat::f32}) {
+    timed(format == GramFormat::f32 ? "hessian" : "rounded", static_cast<double>(tokens) * squared, [&] {
+      Hessian sum(n, format);
+      for (std::int64_t done = 0; done < tokens; done += batch) {
+        sum.add({x.data(), static_cast<std::size_t>(std::min(batch, tokens - done) * n)}, threads);
+      }
+      h = sum.matrix(threads);
+    });
+  }
   Conditioned factor;
   timed("factor", squared * static_cast<double>(n) / 3,
         [&] { factor = condition(threads, h, tokens, 0.01, Order::none, group); });
