@@ -46,8 +46,8 @@ std::string LayerInputs::sight(const Layer& layer) const {
   return all + layer.sight();
 }
 
-std::vector<Hessian> LayerInputs::empty_sums(const Layer& layer) {
-  return std::vector<Hessian>(static_cast<std::size_t>(layer.matrices()), Hessian(layer.columns()));
+std::vector<Hessian> LayerInputs::empty_sums(const Layer& layer, GramFormat format) {
+  return std::vector<Hessian>(static_cast<std::size_t>(layer.matrices()), Hessian(layer.columns(), format));
 }
 
 std::vector<Tensor> LayerInputs::inputs(const Layer& layer, const Values& value, bool quantized) const {

@@ -29,7 +29,7 @@ class LayerInputs {
   /// Layers that have the same see the same rows.
   std::string sight(const Layer&) const;
 
-  static std::vector<Hessian> empty_sums(const Layer&);
+  static std::vector<Hessian> empty_sums(const Layer&, GramFormat);
   /// The rows of a batch into the sums of each matrix.
   void add(const Layer&, std::int64_t batch, const Values&, std::vector<Hessian>& sums) const;
   /// The same rows of the float model's inputs and of the quantized model's.

@@ -47,7 +47,7 @@ void Memo::tell_inputs(Hasher& key, const std::vector<Digest>& inputs, const Lay
 std::pair<Digest, Json> Memo::sums_key(const std::vector<Digest>& inputs, Reading reading, const Layer& layer) const {
   Hasher rows;
   tell_inputs(rows, inputs, layer, layer.place(), options_.inputs == "quantized");
-  rows.text(layer.sight()).number(layer.matrices()).number(layer.columns());
+  rows.text(layer.sight()).number(layer.matrices()).number(layer.columns()).text(options_.products);
   rows.number(layer.sees_tokens() && graph_.find_value("attention_mask").has_value());
   if (layer.is_spatial()) rows.number(ctx_.rng.split("patches", "").uniform(0));  // which ones are drawn
   Json about = Json::object();

@@ -5,18 +5,13 @@
 
 #include "calib/dataset_run.h"
 #include "formats/base/error.h"
+#include "passes/solve/keep.h"
 
 namespace qtool::solve {
 namespace {
 
-template <class F>
-void for_each_use(const Node& node, F f) {
-  for (const auto* uses : {&node.inputs, &node.captured}) {
-    for (const Use& use : *uses) {
-      if (use.value != ValueId::none) f(use.value);
-    }
-  }
-}
+/// Bytes of all batches below which nothing is made again: memory that any machine has.
+constexpr double plenty = 256.0 * (1 << 20);
 
 /// These nodes and all that they depend on, in the order of the graph.
 std::vector<NodeId> leading_to(const Graph& graph, const std::set<NodeId>& ends) {
@@ -70,50 +65,102 @@ void Stages::advance(const Graph& graph) {
   }
   // What can run now.
   std::vector<std::uint8_t> now = known_;
-  std::set<NodeId> running;
-  std::vector<NodeId> left;
+  std::vector<NodeId> left, running;
   for (const NodeId n : waiting_) {
     bool there = !held_.contains(n);
     for_each_use(graph[n], [&](ValueId v) { there = there && now[index(v)] != 0; });
-    if (!there) {
-      left.push_back(n);
-      continue;
-    }
-    running.insert(n);
+    (there ? running : left).push_back(n);
+    if (!there) continue;
     for (const ValueId v : graph[n].outputs) {
       if (v != ValueId::none) now[index(v)] = 1;
     }
   }
   std::set<ValueId> needed;  // by what runs later, as far as a held node comes of it
   if (!held_.empty()) {
-    for (const NodeId n : left) for_each_use(graph[n], [&](ValueId v) { needed.insert(v); });
-  }
-  std::vector<ValueId> wanted;
-  Graph part = graph;
-  for (const NodeId n : part.nodes()) {
-    if (!running.contains(n)) part.erase(n);
-  }
-  for (const NodeId n : running) {
-    for (const ValueId v : graph[n].outputs) {
-      if (v != ValueId::none && needed.contains(v)) wanted.push_back(v);
+    for (const NodeId n : left) {
+      for_each_use(graph[n], [&](ValueId v) {
+        if (now[index(v)] != 0 && !graph.is_constant(v)) needed.insert(v);
+      });
     }
   }
-  part.outputs.clear();
-  if (!wanted.empty()) {
-    const Executor executor(part, reading_, threads_);
-    double bytes = 0;
-    for (const auto& [v, t] : live_.at(0)) bytes += static_cast<double>(t.size_bytes());
-    for_each_batch(threads_, true, batches(), 4 * bytes, [&](std::int64_t batch, Turn&) {
-      Feeds& live = live_[static_cast<std::size_t>(batch)];
-      std::vector<Tensor> made = executor.run(live, wanted);
-      for (std::size_t i = 0; i < wanted.size(); ++i) live[wanted[i]] = std::move(made[i]);
-      std::erase_if(live, [&](const auto& entry) { return !needed.contains(entry.first); });
-    });
-  }
+  run(graph, running, needed);
   if (held_.empty()) live_.clear();
   known_ = std::move(now);
   waiting_ = std::move(left);
   find_ready(graph);
+}
+
+Stages::Part::Part(const Graph& whole, const std::vector<NodeId>& nodes, Reading reading, Threads& threads)
+    : graph([&] {
+        Graph part = whole;
+        const std::set<NodeId> running(nodes.begin(), nodes.end());
+        for (const NodeId n : part.nodes()) {
+          if (!running.contains(n)) part.erase(n);
+        }
+        part.outputs.clear();
+        return part;
+      }()),
+      executor(graph, reading, threads) {}
+
+void Stages::run(const Graph& graph, const std::vector<NodeId>& running, const std::set<ValueId>& needed) {
+  std::vector<NodeId> nodes = replayed_;
+  nodes.insert(nodes.end(), running.begin(), running.end());
+  again_.reset();
+  const Part part(graph, nodes, reading_, threads_);
+  // The first batch tells how large values are.
+  Feeds made = live_.at(0);
+  std::vector<ValueId> wanted;
+  for (const NodeId n : nodes) {
+    std::copy_if(part.graph[n].outputs.begin(), part.graph[n].outputs.end(), std::back_inserter(wanted),
+                 [](ValueId v) { return v != ValueId::none; });
+  }
+  part.executor.run(live_[0], wanted, [&](ValueId v, const Tensor& x) { made[v] = x; });
+  needed_.clear();
+  for (const ValueId v : needed) {
+    if (made.contains(v)) needed_.insert(v);
+  }
+  const std::set<ValueId> kept = kept_of(graph, running, made);
+  std::erase_if(made, [&](const auto& entry) { return !kept.contains(entry.first); });
+  double bytes = 0;
+  for (const auto& [v, t] : made) bytes += static_cast<double>(t.size_bytes());
+  wanted.assign(kept.begin(), kept.end());
+  live_[0] = std::move(made);
+  for_each_batch(threads_, true, batches() - 1, 4 * bytes, [&](std::int64_t batch, Turn&) {
+    Feeds& live = live_[static_cast<std::size_t>(batch) + 1];
+    std::vector<Tensor> values = part.executor.run(live, wanted);
+    live.clear();
+    for (std::size_t i = 0; i < wanted.size(); ++i) live[wanted[i]] = std::move(values[i]);
+  });
+  replayed_ = between(graph, running, kept, needed_);
+  if (!replayed_.empty()) again_ = std::make_unique<const Part>(graph, replayed_, reading_, threads_);
+}
+
+std::set<ValueId> Stages::kept_of(const Graph& graph, const std::vector<NodeId>& running, const Feeds& made) const {
+  std::map<ValueId, double> bytes;
+  double all = 0;
+  for (const auto& [v, t] : made) bytes[v] = static_cast<double>(t.size_bytes());
+  for (const ValueId v : needed_) all += bytes.at(v);
+  if (all * static_cast<double>(batches()) <= plenty) return needed_;
+  // From what was there at the last stop, no further back.
+  std::set<ValueId> given;
+  for (const NodeId n : running) {
+    for_each_use(graph[n], [&](ValueId v) {
+      if (known(v) && bytes.contains(v)) given.insert(v);
+    });
+  }
+  for (const ValueId v : needed_) {
+    if (known(v)) given.insert(v);
+  }
+  std::set<ValueId> kept = least_to_keep(graph, running, bytes, given, needed_);
+  double least = 0;
+  for (const ValueId v : kept) least += bytes.at(v);
+  return 2 * least <= all ? kept : needed_;
+}
+
+Tensor Stages::value(std::int64_t batch, ValueId v) const {
+  const Feeds& live = live_[static_cast<std::size_t>(batch)];
+  const auto kept = live.find(v);
+  return kept != live.end() ? kept->second : again_->executor.run(live, std::vector{v})[0];
 }
 
 }  // namespace qtool::solve

@@ -98,7 +98,7 @@ class Walk {
       std::vector<Digest> digests;
       const auto fill = [&](const WeightPlace& p) {
         const Layer& layer = layers_.at(p);
-        std::vector<Hessian> sums = LayerInputs::empty_sums(layer);
+        std::vector<Hessian> sums = LayerInputs::empty_sums(layer, options_.format());
         // Where a layer reads its own node, what was found since the stop may be among it.
         if (memo_->on() && layer.reads_itself()) digests = merkle(graph_, true);
         if (memo_->restore_sums(digests, Reading::quantized, layer, sums)) return sums;
@@ -156,7 +156,9 @@ class Walk {
     std::map<ValueId, std::vector<WeightPlace>> readers;
     const auto reads = [&](const WeightPlace& p) {
       const Layer& layer = layers_.at(p);
-      Swept& s = seen.emplace(p, Swept{inputs_->values_of(layer), LayerInputs::empty_sums(layer), {}}).first->second;
+      Swept& s =
+          seen.emplace(p, Swept{inputs_->values_of(layer), LayerInputs::empty_sums(layer, options_.format()), {}})
+              .first->second;
       if (memo_->restore_sums(digests, Reading::reference, layer, s.sums)) return;
       fresh.push_back(p);
       for (const ValueId v : s.reads) readers[v].push_back(p);
@@ -222,7 +224,7 @@ class Walk {
       // A diagonal is never short of rows, however few tokens there were.
       const auto rows = std::max(layer.columns(), static_cast<std::int64_t>(importance.tokens(graph_, p)));
       Together group;
-      group.hessians = LayerInputs::empty_sums(layer);
+      group.hessians = LayerInputs::empty_sums(layer, options_.format());
       for (std::int64_t i = 0; i < layer.matrices(); ++i) {
         std::vector<double> columns(static_cast<std::size_t>(layer.columns()));
         for (std::size_t c = 0; c < columns.size(); ++c) {

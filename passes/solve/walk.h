@@ -41,6 +41,7 @@ struct WalkOptions {
   bool both = false;                 // how inputs part from those of the float model, too; only for "quantized"
   std::int64_t samples = 0;          // of the calibration data; 0: all
   std::string products = "f32";      // of inputs, for Hessians: "f32"; "bf16": inputs are rounded to it first
+  GramFormat format() const { return products == "bf16" ? GramFormat::bf16 : GramFormat::f32; }
   std::string importance;  // an importance matrix that stands for the inputs, and no data are run; empty: none
 };
 
