@@ -65,7 +65,7 @@ void Executor::Plan::run_step(const PlanStep& step, Slots& slots, std::span<cons
     if (i < prepared.size() && !fed) prepared[i] = step.prepared[i].get();
     const bool last = record == nullptr && slots[o.slot] && is_last(step, i, dying);
     inputs.push_back(last ? std::move(*slots[o.slot]) : fetch(o, slots));
-    inputs.back().align();
+    if (inputs.back().align()) keep_aligned(o.value, inputs.back());
   }
   std::function<std::vector<Tensor>(const Graph&, std::vector<Tensor>)> run_body;
   std::vector<Tensor> outer;

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "calib/executor_plan.h"
+#include "formats/base/memory.h"
 
 namespace qtool {
 namespace {
@@ -79,6 +80,13 @@ Tensor Executor::Plan::fetch(const Operand& o, Slots& slots) const {
     slots[o.slot] = seen(o, raw);
   }
   return *slots[o.slot];
+}
+
+void Executor::Plan::keep_aligned(ValueId v, const Tensor& copy) const {
+  if (v == ValueId::none || constants[index(v)].empty() || !heap_has_room(copy.size_bytes(), Lasting::yes)) return;
+  const std::lock_guard lock(aligned_mutex);
+  aligned.resize(constants.size());
+  aligned[index(v)] = copy;
 }
 
 }  // namespace qtool

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <vector>
@@ -99,6 +100,10 @@ struct Executor::Plan {
 
  private:
   struct Building;
+  // Copies of constants that lie askew in their file: made when a step first reads them, shared as long as they are
+  // held. Here they are held by value, where memory has room.
+  mutable std::mutex aligned_mutex;
+  mutable std::vector<Tensor> aligned;
   Operand operand(const Use&, Form, const Node* consumer, Building&);
   void add_codes(const Use&, const Node& consumer, Building&, std::vector<Operand>& to);
   void quantize_constants(Building&);
@@ -106,6 +111,7 @@ struct Executor::Plan {
   PlanStep& add_step(NodeId, const Node&, const OpDef&, Building&);
   bool add_step_on_codes(NodeId, const Node&, Building&);
   Tensor fetch(const Operand&, Slots&) const;
+  void keep_aligned(ValueId, const Tensor&) const;
   void run_step(const PlanStep&, Slots&, std::span<const Slot> dying, Record*) const;
 };
 

@@ -47,10 +47,27 @@ struct Bias {
   bool open = false;                   // there is one that is not understood
 };
 
+/// Lets go of what was read of both files now and then: whole they may be larger than memory.
+class Pages {
+ public:
+  Pages(const FileView& file, const FileView& model) : file_(file), model_(model) {}
+  void after(const Verification& looked) {
+    constexpr std::int64_t many = 1 << 22;  // numbers
+    if (looked.codes + looked.elements < next_) return;
+    next_ = looked.codes + looked.elements + many;
+    file_.let_go();
+    model_.let_go();
+  }
+
+ private:
+  const FileView &file_, &model_;
+  std::int64_t next_ = 0;
+};
+
 class Against {
  public:
   Against(const Scene& scene, const Match& match, const VerifyRequest& request, std::int64_t every, Findings& findings,
-          Verification& out, Threads& threads, std::set<std::string_view>& seen)
+          Verification& out, Threads& threads, std::set<std::string_view>& seen, Pages& pages)
       : s_(scene),
         match_(match),
         derive_(request.derive),
@@ -59,10 +76,12 @@ class Against {
         findings_(findings),
         out_(out),
         threads_(threads),
-        seen_(seen) {}
+        seen_(seen),
+        pages_(pages) {}
 
   void run() {
     for (const NodeView& n : s_.graph.nodes) {
+      pages_.after(out_);
       if (n.is("QuantizeLinear") || n.is("DequantizeLinear")) continue;
       if (n.is("MatMulNBits", "com.microsoft") || n.is("GatherBlockQuantized", "com.microsoft")) {
         const bool product = n.op == "MatMulNBits";
@@ -431,13 +450,15 @@ class Against {
   Verification& out_;
   Threads& threads_;
   std::set<std::string_view>& seen_;
+  Pages& pages_;
   std::map<std::string_view, std::pair<const NodeView*, Coded>> tied_;
 };
 
 /// Float constants that both have under one name, and that are no weights or biases of products.
 void check_untouched(const Scene& file, const Scene& model, const std::set<std::string_view>& seen, Findings& findings,
-                     Verification& out) {
+                     Verification& out, Pages& pages) {
   for (const auto& [name, t] : file.graph.constants) {
+    pages.after(out);
     if (!is_real(t.type) || seen.contains(name)) continue;
     const auto found = model.graph.constants.find(name);
     if (found == model.graph.constants.end() || found->second.type != t.type || found->second.dims != t.dims) continue;
@@ -490,8 +511,9 @@ void check_against(const FileView& file, const FileView& model, const VerifyRequ
   const Scenes now(file, *request.target, unused), before(model, *request.target, unused);
   const Match match(now, before, request.lock);
   std::set<std::string_view> seen;
-  for (const Scene& s : now.all()) Against(s, match, request, every, findings, out, threads, seen).run();
-  check_untouched(now.all().front(), before.all().front(), seen, findings, out);
+  Pages pages(file, model);
+  for (const Scene& s : now.all()) Against(s, match, request, every, findings, out, threads, seen, pages).run();
+  check_untouched(now.all().front(), before.all().front(), seen, findings, out, pages);
   check_ends(file, model, findings);
   for (const std::string_view function : file.functions) {
     constexpr const char* why = "nodes of local functions are not looked at";

@@ -91,6 +91,7 @@ class Reader {
     return g;
   }
 
+  std::vector<MappedFile> files;
   std::vector<std::shared_ptr<const void>> held;
 
  private:
@@ -217,7 +218,7 @@ class Reader {
       if (part == "..") broken(who + " leaves the folder of the model");
     }
     const MappedFile& file = files_.try_emplace(relative.string(), folder_ / relative).first->second;
-    held.push_back(file.owner());
+    files.push_back(file);
     const std::uint64_t offset = number("offset"), length = number("length"), size = file.bytes().size();
     if (offset > size || length > size - offset) broken(who + " reaches beyond its file");
     t.bytes = file.bytes().subspan(offset, external.contains("length") ? length : size - offset);
@@ -254,7 +255,7 @@ class Reader {
 FileView read_file(const std::filesystem::path& path) {
   FileView file;
   const MappedFile bytes(path);
-  file.held.push_back(bytes.owner());
+  file.files.push_back(bytes);
   Reader reader(path);
   bool graph = false;
   Wire wire(bytes.bytes());
@@ -283,7 +284,8 @@ FileView read_file(const std::filesystem::path& path) {
     }
   }
   if (!graph) broken("it has no graph");
-  file.held.insert(file.held.end(), reader.held.begin(), reader.held.end());
+  file.files.insert(file.files.end(), reader.files.begin(), reader.files.end());
+  file.held = reader.held;
   return file;
 }
 

@@ -16,6 +16,8 @@
 #include <utility>
 #include <vector>
 
+#include "formats/base/file.h"
+
 namespace qtool::verify {
 
 using Bytes = std::span<const std::byte>;
@@ -124,7 +126,12 @@ struct FileView {
   std::map<std::string_view, std::string_view> metadata;
   std::vector<std::string_view> functions;  // names of local ones; what they compute is not read
   GraphView graph;
-  std::vector<std::shared_ptr<const void>> held;  // what views look at
+  std::vector<MappedFile> files;                  // what views look at
+  std::vector<std::shared_ptr<const void>> held;  // likewise
+  /// Gives the memory of what was read back: it is read from the files again where it is looked at again.
+  void let_go() const {
+    for (const MappedFile& file : files) file.release(0, file.bytes().size());
+  }
 };
 
 /// Error(Code::verification) naming tensor or node for anything malformed.

@@ -49,15 +49,9 @@ fs::path judge(const std::string& location, const fs::path& folder, const std::s
   return path;
 }
 
-/// Copied at once where the heap has room for what lasts; under a memory ceiling whoever reads it copies it.
-std::shared_ptr<Buffer> part_of(const MappedFile& file, std::span<const std::byte> part, std::size_t align) {
-  auto buffer = Buffer::view(part, file);
-  return heap_has_room(part.size(), Lasting::yes) ? Buffer::aligned(buffer, align) : buffer;
-}
-
 }  // namespace
 
-std::shared_ptr<Buffer> ExternalFiles::find(const onnx::TensorProto& proto, std::size_t size, std::size_t align,
+std::shared_ptr<Buffer> ExternalFiles::find(const onnx::TensorProto& proto, std::size_t size,
                                             const std::string& where) {
   std::string location;
   std::uint64_t offset = 0;
@@ -80,13 +74,13 @@ std::shared_ptr<Buffer> ExternalFiles::find(const onnx::TensorProto& proto, std:
   }
   const auto part = bytes.subspan(static_cast<std::size_t>(offset), size);
   if (size == 0) return Buffer::allocate(0);
-  return part_of(found->second, part, align);
+  return Buffer::view(part, found->second);
 }
 
-std::shared_ptr<Buffer> ExternalFiles::left_in_file(const onnx::TensorProto& proto, std::size_t align) const {
+std::shared_ptr<Buffer> ExternalFiles::left_in_file(const onnx::TensorProto& proto) const {
   if (!model_) return nullptr;
   const auto found = model_->elements.find(&proto);
-  return found == model_->elements.end() ? nullptr : part_of(model_->file, found->second, align);
+  return found == model_->elements.end() ? nullptr : Buffer::view(found->second, model_->file);
 }
 
 }  // namespace qtool::onnx_file

@@ -157,12 +157,12 @@ class ExternalFiles {
                 std::optional<ModelFile> model = std::nullopt)
       : source_(std::move(source)), folder_(std::move(folder)), headers_(headers), model_(std::move(model)) {}
   /// raw_data that parse_apart() left in the model file; null: none.
-  std::shared_ptr<Buffer> left_in_file(const onnx::TensorProto&, std::size_t align) const;
+  std::shared_ptr<Buffer> left_in_file(const onnx::TensorProto&) const;
   bool leaves_out(DType dtype, const Shape& shape) const {
     return headers_ && onnx_file::leaves_out(*headers_, dtype, shape);
   }
   /// The bytes that `entries` of a TensorProto with external data name, which must be `size` long.
-  std::shared_ptr<Buffer> find(const onnx::TensorProto&, std::size_t size, std::size_t align, const std::string& where);
+  std::shared_ptr<Buffer> find(const onnx::TensorProto&, std::size_t size, const std::string& where);
 
  private:
   std::string source_;

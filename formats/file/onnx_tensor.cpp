@@ -247,7 +247,7 @@ Tensor take_tensor(TensorProto& p, ExternalFiles& files, const std::string& wher
   const std::size_t size = byte_size(*dtype, count);
   const bool external = p.data_location() == TensorProto::EXTERNAL;
   const std::int64_t typed = typed_entries(p);
-  const auto in_file = files.left_in_file(p, static_cast<std::size_t>(std::max(bit_width(*dtype) / 8, 1)));
+  const auto in_file = files.left_in_file(p);
   if ((typed > 0 ? 1 : 0) + (p.has_raw_data() && !p.raw_data().empty() ? 1 : 0) + (external ? 1 : 0) +
           (in_file ? 1 : 0) >
       1) {
@@ -260,7 +260,7 @@ Tensor take_tensor(TensorProto& p, ExternalFiles& files, const std::string& wher
   } else if (external) {
     if (*dtype == DType::string) refuse(where, "has strings as external data");
     const bool left_out = files.leaves_out(*dtype, shape);
-    auto bytes = files.find(p, size, left_out ? 1 : std::max(bit_width(*dtype) / 8, 1), where);
+    auto bytes = files.find(p, size, where);
     tensor = left_out ? absent(*dtype, shape) : Tensor(*dtype, std::move(shape), std::move(bytes));
     form.storage = Storage::raw;
     p.clear_external_data();

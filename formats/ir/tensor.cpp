@@ -74,9 +74,24 @@ std::shared_ptr<Buffer> Buffer::allocate(std::size_t size, bool zeroed) {
   return buffer;
 }
 
+template <class F>
+void Buffer::for_each_piece(F f) const {
+  constexpr std::size_t piece = std::size_t{4} << 20, small = std::size_t{1} << 20;
+  for (std::size_t at = 0; at < size_; at += piece) {
+    const std::size_t n = std::min(piece, size_ - at);
+    f(at, n);
+    if (file_ != nullptr && size_ > small)
+      file_->release(static_cast<std::size_t>(data_ + at - file_->bytes().data()), n);
+  }
+}
+
 Digest Buffer::digest() const {
   const std::lock_guard lock(mutex_);
-  if (!digest_) digest_ = Hasher().bytes(bytes()).finish();
+  if (!digest_) {
+    Hasher hasher;
+    for_each_piece([&](std::size_t at, std::size_t n) { hasher.bytes(bytes().subspan(at, n)); });
+    digest_ = hasher.finish();
+  }
   return *digest_;
 }
 
@@ -98,7 +113,6 @@ std::shared_ptr<Buffer> Buffer::view(std::span<const std::byte> part, const Mapp
 
 std::shared_ptr<Buffer> Buffer::aligned(const std::shared_ptr<Buffer>& buffer, std::size_t align) {
   if (buffer->is_aligned(align)) return buffer;
-  if (heap_has_room(buffer->size_, Lasting::yes)) return buffer->kept_copy();
   const std::lock_guard lock(buffer->mutex_);
   if (buffer->kept_) return buffer->kept_;
   auto shared = buffer->borrowed_.lock();
@@ -114,12 +128,7 @@ std::shared_ptr<Buffer> Buffer::kept_copy() const {
 
 std::shared_ptr<Buffer> Buffer::copy(Lasting lasting) const {
   std::shared_ptr<std::byte> block = memory_block(size_, false, lasting);
-  constexpr std::size_t piece = std::size_t{4} << 20;  // so that not all of it is there twice
-  for (std::size_t at = 0; at < size_; at += piece) {
-    const std::size_t n = std::min(piece, size_ - at);
-    std::memcpy(block.get() + at, data_ + at, n);
-    if (file_ != nullptr) file_->release(static_cast<std::size_t>(data_ + at - file_->bytes().data()), n);
-  }
+  for_each_piece([&](std::size_t at, std::size_t n) { std::memcpy(block.get() + at, data_ + at, n); });
   const std::span<const std::byte> bytes(block.get(), size_);
   return view(bytes, std::move(block));
 }
@@ -166,10 +175,11 @@ std::span<std::byte> Tensor::write_bytes() {
   return {const_cast<std::byte*>(buffer_->data_), buffer_->size_};
 }
 
-void Tensor::align() {
-  if (!buffer_) return;
+bool Tensor::align() {
   const auto width = static_cast<std::size_t>(std::max(8, bit_width(dtype_))) / 8;
-  if (!buffer_->is_aligned(width)) buffer_ = Buffer::aligned(buffer_, width);
+  if (!buffer_ || buffer_->is_aligned(width)) return false;
+  buffer_ = Buffer::aligned(buffer_, width);
+  return true;
 }
 
 const std::vector<std::string>& Tensor::read_strings() const {

@@ -134,8 +134,8 @@ class Buffer {
   std::span<const std::byte> bytes(std::size_t align) const {
     return is_aligned(align) ? bytes() : kept_copy()->bytes();
   }
-  /// `buffer` itself, or such a copy. It stays with the buffer only while the memory ceiling leaves room for what
-  /// lasts; else it goes with the last that holds it. Thread-safe.
+  /// `buffer` itself, or such a copy, which goes with the last that holds it; until then all get the same.
+  /// Thread-safe.
   static std::shared_ptr<Buffer> aligned(const std::shared_ptr<Buffer>& buffer, std::size_t align);
   bool writable() const { return writable_; }
   /// Of the bytes; computed when first asked for. Thread-safe.
@@ -146,6 +146,10 @@ class Buffer {
   bool is_aligned(std::size_t align) const { return reinterpret_cast<std::uintptr_t>(data_) % align == 0; }
   std::shared_ptr<Buffer> kept_copy() const;
   std::shared_ptr<Buffer> copy(Lasting) const;
+  /// f(offset, size) for parts that make up all; large ones of a file are let go of once they were read, so that not
+  /// all of it is there at once.
+  template <class F>
+  void for_each_piece(F f) const;
   mutable std::mutex mutex_;                // guards the next three
   mutable std::optional<Digest> digest_;    // dropped when a tensor is about to write
   mutable std::shared_ptr<Buffer> kept_;    // aligned copies
@@ -201,8 +205,9 @@ class Tensor {
   }
   /// Holds the elements where read() may take them as they are; they lie at any address in files. Who reads large
   /// constants does this to a tensor of its own first: a copy that read() has to make stays with all that share the
-  /// bytes, and lies on the disk under a memory ceiling.
-  void align();
+  /// bytes, and lies on the disk under a memory ceiling. True: they were not, and others get the same copy while it
+  /// is held.
+  bool align();
   /// Detaches if shared or mapped.
   template <class T>
   std::span<T> write() {
