@@ -123,6 +123,18 @@ void compare_values(const Graph& before, const Graph& after, Changes& c) {
 
 }  // namespace
 
+std::optional<std::vector<ValueId>> folded_between(const Graph& before, const Graph& after) {
+  const Changes c = changes_between(before, after);
+  if (c.nodes_added + c.nodes_changed + c.constants_changed > 0 || c.interface_changed) return std::nullopt;
+  std::vector<ValueId> folded;
+  for (const ValueId v : after.values()) {
+    if (!after.is_constant(v)) continue;
+    if (!before.alive(v)) return std::nullopt;
+    if (!before.is_constant(v)) folded.push_back(v);
+  }
+  return folded;
+}
+
 bool same_attribute(const Attr& a, const Attr& b) { return same(a, b); }
 
 bool same_decision(const Quant& a, const Quant& b) {

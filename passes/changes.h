@@ -5,7 +5,9 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "formats/base/json.h"
 #include "formats/ir/graph.h"
@@ -29,6 +31,10 @@ struct Changes {
 };
 
 Changes changes_between(const Graph& before, const Graph& after);
+
+/// Values that nodes made before and that are constants now, where this is all that changed (their elements may be
+/// anything); none where more did.
+std::optional<std::vector<ValueId>> folded_between(const Graph& before, const Graph& after);
 
 /// Whether two uses are represented alike, number by number.
 bool same_decision(const Quant&, const Quant&);

@@ -45,7 +45,7 @@ void named(const BoundStep& step, const F& f) {
 }
 
 void hold_to(const BoundStep& step, const Graph& before, const Graph& after, const Changes& changes, Probe& probe,
-             Journal& journal) {
+             Journal& journal, Threads& threads) {
   try {
     verify(after);
   } catch (const Error& e) {
@@ -60,7 +60,7 @@ void hold_to(const BoundStep& step, const Graph& before, const Graph& after, con
   if (effect == Effect::measure && changes.quants_changed != 0) {
     broken_promise(step, changes.first_quant + " was changed");
   }
-  if (effect != Effect::equivalent || !changes.reference()) return;
+  if (effect != Effect::equivalent || !changes.reference() || only_folded(before, after, threads)) return;
   if (const std::string& why = probe.unable(before); !why.empty()) {
     journal.warn(step.def->name, "its effect on the outputs was not checked, since the model did not run: " + why);
     return;
@@ -138,7 +138,7 @@ void run_steps(Graph& graph, std::vector<BoundStep>& steps, const Recipe& recipe
     named(step, [&] {
       step.pass->run(graph, context);
       changes = changes_between(before, graph);
-      hold_to(step, before, graph, changes, probe, journal);
+      hold_to(step, before, graph, changes, probe, journal, threads);
     });
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
     Json fact = Json::object();
@@ -165,6 +165,7 @@ void plan_steps(Graph& graph, std::vector<BoundStep>& steps, const Recipe& recip
     if (step.step.where) context.selected = select(graph, *step.step.where);
     named(step, [&] { step.pass->plan(graph, context, forecast); });
     if (step.def->effect != Effect::equivalent || !changes_between(before, graph).reference()) continue;
+    if (folded_between(before, graph)) continue;
     // The probe: this graph on one batch, and the first time the one before it; without data, whether that runs at all.
     const bool first =
         std::none_of(forecast.sweeps.begin(), forecast.sweeps.end(), [](const auto& s) { return s.pass == "probe"; });

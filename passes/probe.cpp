@@ -67,6 +67,27 @@ Tensor random_tensor(DType dtype, const Shape& shape, std::int64_t integers, con
 
 }  // namespace
 
+bool only_folded(const Graph& before, const Graph& after, Threads& threads) {
+  const auto folded = folded_between(before, after);
+  if (!folded) return false;
+  Graph part = before;
+  part.inputs.clear();
+  for (const NodeId n : part.nodes()) {
+    if (after.alive(n)) part.erase(n);
+  }
+  part.outputs.clear();
+  try {
+    const std::vector<Tensor> made = Executor(part, Reading::reference, threads).run({}, *folded);
+    for (std::size_t i = 0; i < made.size(); ++i) {
+      if (!made[i].same_bytes(after[(*folded)[i]].data)) return false;
+    }
+    return true;
+  } catch (const Error& e) {
+    if (e.code() == Code::interrupted) throw;
+    return false;
+  }
+}
+
 double equivalence_tolerance(const Graph& graph) {
   double tolerance = 1e-4;
   for (const ValueId v : graph.values()) {

@@ -57,6 +57,10 @@ class Probe {
   Outputs last_outputs_;
 };
 
+/// Whether nodes of `before` became constants in `after`, with the very bytes that they make, and nothing else changed:
+/// then the outputs are the same, whatever the inputs.
+bool only_folded(const Graph& before, const Graph& after, Threads& threads);
+
 /// Share of an output's range by which an equivalent pass may move it: 1e-4 for float32; where the graph computes in
 /// f16 or bf16, four of its units in the last place.
 double equivalence_tolerance(const Graph&);

@@ -50,11 +50,19 @@ Columns cut(const QuantSpec& spec, const Shape& shape, int k_axis) {
   const auto bytes = spec.codes.bytes();
   const auto scale = spec.scale.read<float>();
   const auto zero = spec.zero_point.empty() ? std::span<const std::int32_t>{} : spec.zero_point.read<std::int32_t>();
-  for (std::int64_t n = 0; n < c.n; ++n) {
-    for (std::int64_t k = 0; k < c.k; ++k) {
-      const auto from = static_cast<std::size_t>(k * k_stride + n * n_stride);
-      c.codes[static_cast<std::size_t>(n * c.k + k)] = static_cast<std::uint8_t>(static_cast<int>(bytes[from]) + shift);
+  constexpr std::int64_t side = 64;  // of a square in which rows and columns both stay in the cache
+  for (std::int64_t first = 0; first < c.n; first += side) {
+    for (std::int64_t begin = 0; begin < c.k; begin += side) {
+      for (std::int64_t n = first; n < std::min(first + side, c.n); ++n) {
+        const std::byte* from = bytes.data() + n * n_stride;
+        std::uint8_t* to = c.codes.data() + n * c.k;
+        for (std::int64_t k = begin; k < std::min(begin + side, c.k); ++k) {
+          to[k] = static_cast<std::uint8_t>(static_cast<int>(from[k * k_stride]) + shift);
+        }
+      }
     }
+  }
+  for (std::int64_t n = 0; n < c.n; ++n) {
     for (std::int64_t b = 0; b < c.blocks; ++b) {
       const auto from = static_cast<std::size_t>(b * b_stride + n * s_stride),
                  to = static_cast<std::size_t>(n * c.blocks + b);

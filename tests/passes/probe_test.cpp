@@ -77,3 +77,19 @@ TEST_CASE("probe: a graph that amplifies rounding is judged by its own noise") {
   after[*after.find_value("b")].data.write<float>()[0] = 1001;
   CHECK(contains(probe.difference(before, after), "output \"y\" moved"));
 }
+
+TEST_CASE("probe: nodes that became constants need no look at outputs") {
+  const auto text = "g (float[2] x) => (float[2] y) < float[2] c = {1.0, 2.0} > { d = Neg (c) y = Add (x, d) }";
+  const Graph before = graph_of(text);
+  const ValueId d = *before.find_value("d");
+  Graph after = before;
+  after.erase(after.order().front());
+  after[d].data = Tensor::of<float>({2}, {-1, -2});
+  Threads threads(1);
+  CHECK(only_folded(before, after, threads));
+  after[d].data = Tensor::of<float>({2}, {-1, -3});
+  CHECK_FALSE(only_folded(before, after, threads));
+  Graph other = before;
+  other[*other.find_value("c")].data = Tensor::of<float>({2}, {1, 3});
+  CHECK_FALSE(only_folded(before, other, threads));
+}
