@@ -34,14 +34,13 @@ struct GramKernel {
   /// begins at a multiple of 32; the last one fills up what is missing.
   void (*lay_out)(const float* x, std::int64_t stride, std::int64_t columns, std::int64_t begin, std::int64_t end,
                   std::int64_t rows, void* panel);
-  /// c[i * ldc + j] += sum over filled rows of left[column + i] * right[j], for i < height, j < width; column: a multiple of
-  /// `height`.
+  /// c[i * ldc + j] += sum over filled rows of left[column + i] * right[j], for i < height, j < width; column: a
+  /// multiple of `height`.
   void (*add)(std::int64_t rows, const void* left, std::int64_t column, const void* right, double* c, std::int64_t ldc);
 
   /// The best for `vectors` and, where it may use more, the processor. f32: kernels with fused multiply-add (avx2,
   /// avx512) give the same bits.
   static const GramKernel& of(GramFormat format, Vectors vectors, const Processor& processor);
-
 };
 
 }  // namespace qtool
