@@ -193,6 +193,13 @@ class Pricer {
     constexpr double of_weight = 5500, of_element = 600;  // in multiply-adds: rounding, fitting; copying in order
     constexpr double rows_laid_out = 1024;                // calib/hessian.cpp
     const double batches = sweep.times == 0 ? 0.0 : calib_.count(sweep.samples);
+    constexpr double plenty = 256 * mebi;  // passes/solve/stages.cpp
+    // What goes past a layer is as wide as the narrowest.
+    double past = 0;
+    for (const ForecastSolve& s : sweep.solved) {
+      if (!s.spatial)
+        past = past == 0 ? static_cast<double>(s.columns) : std::min(past, static_cast<double>(s.columns));
+    }
     double ns = 0, most = 0;
     for (const ForecastSolve& s : sweep.solved) {
       const auto m = static_cast<double>(s.rows), n = static_cast<double>(s.columns);
@@ -201,14 +208,21 @@ class Pricer {
       double rows = elements_of(bound, s.seen) / static_cast<double>(s.elements);
       if (s.spatial && !shape.empty()) rows = std::min(rows, most_patches * static_cast<double>(shape[0]));
       if (!s.shares) {
-        ns += matrices * n * n * (rates().gram * rows * batches + rates().factor * s.factors * (n / 3 + of_element));
+        // Of two different matrices all of the product is formed.
+        const double products = s.crossed && sweep.reading == Reading::reference ? 2 : 1;
+        ns += matrices * n * n *
+              (rates().gram * products * rows * batches + rates().factor * s.factors * (n / 3 + of_element));
       }
       ns += matrices * s.tries * m * n * (n + of_weight) * rates().column;
       const double sums = 4 * n * n + 2 * sizeof(float) * rows_laid_out * n;
       const double solving = 16 * n * n + 8 * s.factors * n * n + 40 * m * n;  // H, what is factored, factors; W and Q
       const double solvers = std::min(matrices, static_cast<double>(in_.threads));
-      const double inputs = sizeof(float) * n * rows * matrices * batches;  // patches overlap, residuals are kept too
-      most = std::max(most, inputs + matrices * sums + solvers * solving);
+      // Patches overlap, which stands for what goes past.
+      const double live = sizeof(float) * (n * matrices + (s.spatial ? 0 : past)) * rows * batches;
+      const double inputs = std::min(live, std::max(plenty, live / 2));
+      const double beside = 8 * n * n + solvers / matrices * (16 * n * n + 16 * m * n);  // sums; C, factor and targets
+      most =
+          std::max(most, (s.crossed ? 2 * inputs + matrices * beside : inputs) + matrices * sums + solvers * solving);
     }
     phase(std::string(sweep.pass) + ": codes", shared(ns), most + static_cast<double>(one.kept));
   }

@@ -2,12 +2,16 @@
 #include "cli/weights.h"
 
 #include <algorithm>
-#include <cmath>
+#include <array>
+#include <cstring>
+#include <limits>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 
 #include "formats/base/error.h"
+#include "formats/base/widest.h"
 #include "recipes/reader/where.h"
 
 namespace qtool {
@@ -17,36 +21,36 @@ struct Found {
   bool nan = false, infinite = false;
 };
 
-template <class Get>
-Found scan(std::int64_t count, const Get& get) {
-  Found found;
-  for (std::int64_t i = 0; i < count; ++i) {
-    const double v = get(static_cast<std::size_t>(i));
-    found.nan |= std::isnan(v);
-    found.infinite |= std::isinf(v);
+/// Elements of a float format as unsigned words; `infinity`: the bits of it. They lie at any address.
+template <class Word>
+Found scan(std::span<const std::byte> bytes, Word infinity) {
+  constexpr std::size_t together = 4096;
+  std::array<Word, together> words;
+  Word most = 0;
+  std::size_t infinite = 0;
+  for (std::size_t at = 0; at < bytes.size(); at += together * sizeof(Word)) {
+    const std::size_t count = std::min(bytes.size() - at, together * sizeof(Word)) / sizeof(Word);
+    std::memcpy(words.data(), bytes.data() + at, count * sizeof(Word));
+    Word here = 0, any = 0;
+    with_widest_vectors([&]() QTOOL_INLINE {
+      for (std::size_t i = 0; i < count; ++i) {
+        const Word magnitude = static_cast<Word>(words[i] & std::numeric_limits<Word>::max() / 2);
+        here = std::max(here, magnitude);
+        any = static_cast<Word>(any | (magnitude == infinity ? 1 : 0));
+      }
+    });
+    most = std::max(most, here);
+    infinite += any;
   }
-  return found;
+  return {most > infinity, infinite > 0};
 }
 
-Found scan(Tensor tensor) {
-  tensor.align();
+Found scan(const Tensor& tensor) {
   switch (tensor.dtype()) {
-    case DType::f32: return scan(tensor.count(), [v = tensor.read<float>()](std::size_t i) { return v[i]; });
-    case DType::f64: return scan(tensor.count(), [v = tensor.read<double>()](std::size_t i) { return v[i]; });
-    case DType::f16: {
-      const auto v = tensor.read<std::uint16_t>();
-      return scan(tensor.count(), [v](std::size_t i) {
-        if ((v[i] & 0x7c00) != 0x7c00) return 0.0;
-        return (v[i] & 0x3ff) ? std::nan("") : HUGE_VAL;
-      });
-    }
-    case DType::bf16: {
-      const auto v = tensor.read<std::uint16_t>();
-      return scan(tensor.count(), [v](std::size_t i) {
-        if ((v[i] & 0x7f80) != 0x7f80) return 0.0;
-        return (v[i] & 0x7f) ? std::nan("") : HUGE_VAL;
-      });
-    }
+    case DType::f32: return scan<std::uint32_t>(tensor.bytes(), 0x7f800000);
+    case DType::f64: return scan<std::uint64_t>(tensor.bytes(), 0x7ff0000000000000);
+    case DType::f16: return scan<std::uint16_t>(tensor.bytes(), 0x7c00);
+    case DType::bf16: return scan<std::uint16_t>(tensor.bytes(), 0x7f80);
     default: return {};
   }
 }

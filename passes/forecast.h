@@ -19,6 +19,7 @@ struct ForecastSolve {
   std::int64_t matrices = 1, rows = 0, columns = 0;
   bool spatial = false;  // no more than so many patches of an image are looked at
   bool shares = false;   // inputs, Hessian and factors are those of the layer before
+  bool crossed = false;  // how inputs part from those of the float model is summed up as well
   double factors = 1;    // of the Hessian, one for each order of the columns
   double tries = 1;      // times that all columns are gone through
 };

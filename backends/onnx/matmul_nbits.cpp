@@ -3,9 +3,11 @@
 // directly. The pattern DequantizeLinear -> MatMul would need opset 21 and has traps that these operators have not
 // (onnx-quantized.md section 4): transposed weights, shared weights and 2-bit columns.
 #include <algorithm>
+#include <cstring>
 
 #include "backends/onnx/rules.h"
 #include "formats/base/error.h"
+#include "formats/base/widest.h"
 #include "formats/ir/absent.h"
 
 namespace qtool::onnx_form {
@@ -26,6 +28,39 @@ struct Columns {
 
 int stored_bits(const NumberFormat& format) { return format.bits <= 2 ? 2 : format.bits <= 4 ? 4 : 8; }
 
+// to[j * rows + i] = from[i * columns + j] + up. Eight by eight, as words whose bytes change places.
+void turn(const std::uint8_t* from, std::int64_t rows, std::int64_t columns, std::uint8_t up, std::uint8_t* to) {
+  constexpr std::int64_t side = 8, strip = 64;  // bytes of a word, and of a line of the cache
+  const auto swap = [](std::uint64_t& a, std::uint64_t& b, int by, std::uint64_t mask) {
+    const std::uint64_t t = (a >> by ^ b) & mask;
+    b ^= t;
+    a ^= t << by;
+  };
+  const std::uint64_t shift = up * std::uint64_t{0x0101010101010101}, low = ~std::uint64_t{0} / 255 * 127;
+  const std::int64_t whole_rows = rows / side * side, whole_columns = columns / side * side;
+  for (std::int64_t left = 0; left < whole_columns; left += strip) {
+    for (std::int64_t i = 0; i < whole_rows; i += side) {
+      for (std::int64_t j = left; j < std::min(left + strip, whole_columns); j += side) {
+        std::uint64_t w[side];
+        for (std::int64_t r = 0; r < side; ++r) {
+          std::memcpy(&w[r], from + (i + r) * columns + j, side);
+          w[r] = ((w[r] & low) + (shift & low)) ^ ((w[r] ^ shift) & ~low);  // byte by byte
+        }
+        for (int r = 0; r < 4; ++r) swap(w[r], w[r + 4], 32, 0x00000000ffffffff);
+        for (const int r : {0, 1, 4, 5}) swap(w[r], w[r + 2], 16, 0x0000ffff0000ffff);
+        for (const int r : {0, 2, 4, 6}) swap(w[r], w[r + 1], 8, 0x00ff00ff00ff00ff);
+        for (std::int64_t r = 0; r < side; ++r) std::memcpy(to + (j + r) * rows + i, &w[r], side);
+      }
+    }
+  }
+  const auto one = [&](std::int64_t i, std::int64_t j) {
+    to[j * rows + i] = static_cast<std::uint8_t>(from[i * columns + j] + up);
+  };
+  for (std::int64_t i = 0; i < rows; ++i) {
+    for (std::int64_t j = i < whole_rows ? whole_columns : 0; j < columns; ++j) one(i, j);
+  }
+}
+
 // `k_axis`: the axis of the reduction in the stored weight (0 or 1), which is the axis of the groups.
 Columns cut(const QuantSpec& spec, const Shape& shape, int k_axis) {
   Columns c;
@@ -36,7 +71,6 @@ Columns cut(const QuantSpec& spec, const Shape& shape, int k_axis) {
   c.bits = stored_bits(*spec.format);
   const int middle = 1 << (c.bits - 1);
   const int shift = spec.format->lowest < 0 ? middle : 0;  // signed codes are stored shifted to unsigned
-  const std::int64_t k_stride = k_axis == 0 ? c.n : 1, n_stride = k_axis == 0 ? 1 : c.k;
   const std::int64_t b_stride = k_axis == 0 ? c.n : 1, s_stride = k_axis == 0 ? 1 : c.blocks;
   QTOOL_ENSURE(spec.codes.dtype() == code_type(*spec.format), "codes are held in the type of their format");
   if (is_absent(spec.codes)) {
@@ -50,17 +84,14 @@ Columns cut(const QuantSpec& spec, const Shape& shape, int k_axis) {
   const auto bytes = spec.codes.bytes();
   const auto scale = spec.scale.read<float>();
   const auto zero = spec.zero_point.empty() ? std::span<const std::int32_t>{} : spec.zero_point.read<std::int32_t>();
-  constexpr std::int64_t side = 64;  // of a square in which rows and columns both stay in the cache
-  for (std::int64_t first = 0; first < c.n; first += side) {
-    for (std::int64_t begin = 0; begin < c.k; begin += side) {
-      for (std::int64_t n = first; n < std::min(first + side, c.n); ++n) {
-        const std::byte* from = bytes.data() + n * n_stride;
-        std::uint8_t* to = c.codes.data() + n * c.k;
-        for (std::int64_t k = begin; k < std::min(begin + side, c.k); ++k) {
-          to[k] = static_cast<std::uint8_t>(static_cast<int>(from[k * k_stride]) + shift);
-        }
-      }
-    }
+  const auto* const held = reinterpret_cast<const std::uint8_t*>(bytes.data());
+  const auto up = static_cast<std::uint8_t>(shift);
+  if (k_axis == 1) {
+    with_widest_vectors([&]() QTOOL_INLINE {
+      for (std::size_t i = 0; i < c.codes.size(); ++i) c.codes[i] = static_cast<std::uint8_t>(held[i] + up);
+    });
+  } else {
+    turn(held, c.k, c.n, up, c.codes.data());
   }
   for (std::int64_t n = 0; n < c.n; ++n) {
     for (std::int64_t b = 0; b < c.blocks; ++b) {
@@ -75,13 +106,28 @@ Columns cut(const QuantSpec& spec, const Shape& shape, int k_axis) {
   return c;
 }
 
-// `count` codes of `bits` bits, low bits first, into `out`.
+// `count` codes of `bits` bits, low bits first, into `out`, whose bytes are zero.
 void pack(const std::uint8_t* codes, std::int64_t count, int bits, std::byte* out) {
+  auto* const to = reinterpret_cast<std::uint8_t*>(out);
+  std::int64_t i = 0;
+  with_widest_vectors([&]() QTOOL_INLINE {
+    if (bits == 8) {
+      for (; i < count; ++i) to[i] = codes[i];
+    } else if (bits == 4) {
+      for (; i + 2 <= count; i += 2) {
+        to[i / 2] = static_cast<std::uint8_t>((codes[i] & 15) | codes[i + 1] << 4);
+      }
+    } else {
+      for (; i + 4 <= count; i += 4) {
+        to[i / 4] = static_cast<std::uint8_t>((codes[i] & 3) | (codes[i + 1] & 3) << 2 | (codes[i + 2] & 3) << 4 |
+                                              codes[i + 3] << 6);
+      }
+    }
+  });
   const int per_byte = 8 / bits;
-  const unsigned mask = (1u << bits) - 1u;
-  for (std::int64_t i = 0; i < count; ++i) {
-    const unsigned code = (codes[i] & mask) << (static_cast<int>(i % per_byte) * bits);
-    out[i / per_byte] |= static_cast<std::byte>(code);
+  for (; i < count; ++i) {
+    const auto code = static_cast<unsigned>(codes[i] & ((1 << bits) - 1));
+    to[i / per_byte] = static_cast<std::uint8_t>(to[i / per_byte] | code << (static_cast<int>(i % per_byte) * bits));
   }
 }
 
@@ -91,6 +137,10 @@ Tensor pack_blocks(const Columns& c) {
   if (c.from_headers) return absent(DType::u8, {c.n, c.blocks, blob});
   Tensor packed(DType::u8, {c.n, c.blocks, blob});
   std::byte* out = packed.write_bytes().data();
+  if (c.k % c.block == 0) {  // blocks follow one another without a gap
+    pack(c.codes.data(), c.n * c.k, c.bits, out);
+    return packed;
+  }
   for (std::int64_t n = 0; n < c.n; ++n) {
     for (std::int64_t b = 0; b < c.blocks; ++b) {
       const std::int64_t begin = b * c.block, count = std::min(c.block, c.k - begin);
@@ -106,6 +156,10 @@ Tensor pack_rows(const Columns& c, const std::vector<std::uint8_t>& codes, std::
   if (c.from_headers) return absent(DType::u8, {c.n, row});
   Tensor packed(DType::u8, {c.n, row});
   std::byte* out = packed.write_bytes().data();
+  if (each * c.bits % 8 == 0) {
+    pack(codes.data(), c.n * each, c.bits, out);
+    return packed;
+  }
   for (std::int64_t n = 0; n < c.n; ++n) pack(codes.data() + n * each, each, c.bits, out + n * row);
   return packed;
 }

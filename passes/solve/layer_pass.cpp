@@ -53,6 +53,7 @@ void LayerPass::plan(Graph& graph, PassContext& ctx, Forecast& forecast) {
   own.selected.emplace();
   std::vector<ForecastSolve> solved;
   std::set<std::string> known;
+  const bool both = asymmetric_ > 0 && walk_.importance.empty() && walk_.inputs == "quantized";
   const std::vector<Layer> layers = open_layers(graph, ctx);
   for (const Layer& layer : layers) {
     if (!walk_.importance.empty() && !product_of(graph, layer.node())) continue;
@@ -70,11 +71,11 @@ void LayerPass::plan(Graph& graph, PassContext& ctx, Forecast& forecast) {
         4 * static_cast<double>(refit_);
     const auto [value, elements] = layer.extent(graph);
     solved.push_back({value, elements, layer.matrices(), layer.rows(), layer.columns(), layer.is_spatial(), !fresh,
-                      each.factors, each.tries + after});
+                      both, each.factors, each.tries + after});
   }
   if (layers.empty()) return;
   const std::int64_t sweeps = walk_.importance.empty() ? 1 : 0;
-  if (asymmetric_ > 0 && walk_.importance.empty() && walk_.inputs == "quantized") {
+  if (both) {
     // The float model beside it: how inputs part, a factor for each weight, and two products with it.
     std::vector<ForecastSolve> apart = solved;
     for (ForecastSolve& s : apart) s.factors = 1, s.tries = 2;
