@@ -149,15 +149,20 @@ def tasks():
     yield 3, 1056, 1100, 2, REFERENCE, 0, 0, NONE, 10, 0
 
 
-rows, codes, scales, zeros, losses = [], [], [], [], []
-for i, (m, n, t, bits, kind, group, dynamic, order, damp, clip) in enumerate(tasks()):
-    seed = 1000 + 2 * i
-    x, w = problem(seed, m, n, t)
-    k, s, z, loss = gptq(x, w, Grid(bits, kind), group, dynamic, order, damp / 1000, clip)
-    rows.append((seed, m, n, t, bits, kind, group, dynamic, order, damp, clip))
-    codes.append(k.to(torch.int16).flatten()), scales.append(s.float().flatten())
-    zeros.append(z.to(torch.int16).flatten()), losses.append(loss)
-OUT.parent.mkdir(parents=True, exist_ok=True)
-np.savez_compressed(OUT, problems=np.array(rows, np.int64), codes=torch.cat(codes).numpy(),
-                    scales=torch.cat(scales).numpy(), zeros=torch.cat(zeros).numpy(), losses=torch.cat(losses).numpy())
-print(f"{OUT.name}: {len(rows)} problems, {OUT.stat().st_size} bytes, torch {torch.__version__}")
+def main():
+    rows, codes, scales, zeros, losses = [], [], [], [], []
+    for i, (m, n, t, bits, kind, group, dynamic, order, damp, clip) in enumerate(tasks()):
+        seed = 1000 + 2 * i
+        x, w = problem(seed, m, n, t)
+        k, s, z, loss = gptq(x, w, Grid(bits, kind), group, dynamic, order, damp / 1000, clip)
+        rows.append((seed, m, n, t, bits, kind, group, dynamic, order, damp, clip))
+        codes.append(k.to(torch.int16).flatten()), scales.append(s.float().flatten())
+        zeros.append(z.to(torch.int16).flatten()), losses.append(loss)
+    OUT.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(OUT, problems=np.array(rows, np.int64), codes=torch.cat(codes).numpy(),
+                        scales=torch.cat(scales).numpy(), zeros=torch.cat(zeros).numpy(), losses=torch.cat(losses).numpy())
+    print(f"{OUT.name}: {len(rows)} problems, {OUT.stat().st_size} bytes, torch {torch.__version__}")
+
+
+if __name__ == "__main__":
+    main()
