@@ -3,6 +3,9 @@
 
 #include <algorithm>
 
+#include "calib/gram_avx512.h"
+#include "formats/base/tiles.h"
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -24,7 +27,7 @@ void lay_out_row(const float* x, std::int64_t stride, std::int64_t columns, std:
   with_widest_vectors([&]() QTOOL_INLINE {
     if (k + 1 < rows) {
       for (std::int64_t c = 0; c < columns; ++c) {
-        to[c] = bf16_for_products(first[c]) | bf16_for_products(second[c]) << 16;
+        to[c] = bf16_for_products(first[c]) | Pair{bf16_for_products(second[c])} << 16;
       }
     } else {
       for (std::int64_t c = 0; c < columns; ++c) to[c] = bf16_for_products(first[c]);
@@ -49,7 +52,6 @@ void lay_out_pairs(const float* x, std::int64_t stride, std::int64_t columns, st
 __attribute__((target("avx512f,avx512bf16"))) void add_pairs(std::int64_t rows, const void* left, std::int64_t column,
                                                              const void* right, double* c, std::int64_t ldc) {
   const Pair *a = static_cast<const Pair*>(left) + column, *b = static_cast<const Pair*>(right);
-  constexpr __mmask8 all = 0xff;  // g++ 12 warns of what plain conversions leave unset
   for (std::int64_t begin = 0; begin < rows; begin += GramKernel::chain) {
     const std::int64_t count = (std::min(GramKernel::chain, rows - begin) + 1) / 2;
     __m512 sum[high][across];
@@ -72,14 +74,7 @@ __attribute__((target("avx512f,avx512bf16"))) void add_pairs(std::int64_t rows, 
 #pragma GCC unroll 8
     for (int r = 0; r < high; ++r) {
 #pragma GCC unroll 8
-      for (int s = 0; s < across; ++s) {
-        double* to = c + r * ldc + s * lanes;
-        const __m512d both = _mm512_castps_pd(sum[r][s]);
-        const __m256 low = _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(all, both, 0));
-        const __m256 upper = _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(all, both, 1));
-        _mm512_storeu_pd(to, _mm512_add_pd(_mm512_loadu_pd(to), _mm512_maskz_cvtps_pd(all, low)));
-        _mm512_storeu_pd(to + 8, _mm512_add_pd(_mm512_loadu_pd(to + 8), _mm512_maskz_cvtps_pd(all, upper)));
-      }
+      for (int s = 0; s < across; ++s) add_sums(c + r * ldc + s * lanes, sum[r][s]);
     }
   }
 }
@@ -102,13 +97,6 @@ void lay_out_tiles(const float* x, std::int64_t stride, std::int64_t columns, st
     }
   }
 }
-
-/// Operand of ldtilecfg: Intel's manual, volume 1, "Intel AMX tile configuration".
-struct TileConfig {
-  std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  std::uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
 
 __attribute__((target("amx-tile,amx-bf16"))) void add_tiles(std::int64_t rows, const void* left, std::int64_t,
                                                             const void* right, double* c, std::int64_t ldc) {

@@ -3,7 +3,9 @@
 
 #include <algorithm>
 
+#include "calib/gram_avx512.h"
 #include "calib/gram_bf16.h"
+#include "formats/number/half.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -24,7 +26,7 @@ void lay_out(const float* x, std::int64_t stride, std::int64_t columns, std::int
     float* const row = to + (Rounded ? k ^ 1 : k) * width;
     const std::int64_t there = k < rows ? columns : 0;
     if (Rounded) {
-      for (std::int64_t c = 0; c < there; ++c) row[c] = float_of(bf16_for_products(x[k * stride + c]));
+      for (std::int64_t c = 0; c < there; ++c) row[c] = bf16_to_float(bf16_for_products(x[k * stride + c]));
     } else {
       std::copy_n(x + k * stride, there, row);
     }
@@ -61,7 +63,6 @@ __attribute__((target("avx512f"))) void add_avx512(std::int64_t rows, const void
                                                    const void* right, double* c, std::int64_t ldc) {
   const float *a = static_cast<const float*>(left) + column, *b = static_cast<const float*>(right);
   constexpr int lanes = 16, across = width / lanes;
-  constexpr __mmask8 all = 0xff;  // g++ 12 warns of what plain conversions leave unset
   for (std::int64_t begin = 0; begin < rows; begin += GramKernel::chain) {
     const std::int64_t count = std::min(GramKernel::chain, rows - begin);
     __m512 sum[height][across];
@@ -82,14 +83,7 @@ __attribute__((target("avx512f"))) void add_avx512(std::int64_t rows, const void
 #pragma GCC unroll 8
     for (int r = 0; r < height; ++r) {
 #pragma GCC unroll 8
-      for (int s = 0; s < across; ++s) {
-        double* to = c + r * ldc + s * lanes;
-        const __m512d both = _mm512_castps_pd(sum[r][s]);
-        const __m256 low = _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(all, both, 0));
-        const __m256 high = _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(all, both, 1));
-        _mm512_storeu_pd(to, _mm512_add_pd(_mm512_loadu_pd(to), _mm512_maskz_cvtps_pd(all, low)));
-        _mm512_storeu_pd(to + 8, _mm512_add_pd(_mm512_loadu_pd(to + 8), _mm512_maskz_cvtps_pd(all, high)));
-      }
+      for (int s = 0; s < across; ++s) add_sums(c + r * ldc + s * lanes, sum[r][s]);
     }
   }
 }

@@ -2,6 +2,7 @@
 // AMX: tiles of 16 rows of 64 bytes. tdpbusd multiplies 16 rows of 64 unsigned codes with 64 x 16 signed ones, which
 // lie in fours as in a panel, and adds to 16 x 16 sums, without saturation.
 #include "backends/cpu/kernel.h"
+#include "formats/base/tiles.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -17,14 +18,6 @@ constexpr std::int64_t tile_rows = 16, tile_depth = 64;
 #if defined(__x86_64__)
 
 #define QTOOL_AMX __attribute__((target("amx-tile,amx-int8")))
-
-/// Operand of ldtilecfg: Intel's manual, volume 1, "Intel AMX tile configuration".
-struct TileConfig {
-  std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  std::uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-static_assert(sizeof(TileConfig) == 64);
 
 /// Tiles 0 to 3 hold sums, 4 and 5 rows of the left operand, 6 and 7 panels of the right one.
 template <bool TwoRows, bool TwoPanels>

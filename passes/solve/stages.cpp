@@ -2,6 +2,7 @@
 #include "passes/solve/stages.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "calib/dataset_run.h"
 #include "formats/base/error.h"
@@ -83,7 +84,7 @@ void Stages::advance(const Graph& graph) {
       });
     }
   }
-  run(graph, running, needed);
+  run(graph, running, std::move(needed));
   if (held_.empty()) live_.clear();
   known_ = std::move(now);
   waiting_ = std::move(left);
@@ -102,7 +103,7 @@ Stages::Part::Part(const Graph& whole, const std::vector<NodeId>& nodes, Reading
       }()),
       executor(graph, reading, threads) {}
 
-void Stages::run(const Graph& graph, const std::vector<NodeId>& running, const std::set<ValueId>& needed) {
+void Stages::run(const Graph& graph, const std::vector<NodeId>& running, std::set<ValueId> needed) {
   std::vector<NodeId> nodes = replayed_;
   nodes.insert(nodes.end(), running.begin(), running.end());
   again_.reset();
@@ -115,11 +116,8 @@ void Stages::run(const Graph& graph, const std::vector<NodeId>& running, const s
                  [](ValueId v) { return v != ValueId::none; });
   }
   part.executor.run(live_[0], wanted, [&](ValueId v, const Tensor& x) { made[v] = x; });
-  needed_.clear();
-  for (const ValueId v : needed) {
-    if (made.contains(v)) needed_.insert(v);
-  }
-  const std::set<ValueId> kept = kept_of(graph, running, made);
+  std::erase_if(needed, [&](ValueId v) { return !made.contains(v); });
+  const std::set<ValueId> kept = kept_of(graph, running, made, needed);
   std::erase_if(made, [&](const auto& entry) { return !kept.contains(entry.first); });
   double bytes = 0;
   for (const auto& [v, t] : made) bytes += static_cast<double>(t.size_bytes());
@@ -131,16 +129,17 @@ void Stages::run(const Graph& graph, const std::vector<NodeId>& running, const s
     live.clear();
     for (std::size_t i = 0; i < wanted.size(); ++i) live[wanted[i]] = std::move(values[i]);
   });
-  replayed_ = between(graph, running, kept, needed_);
+  replayed_ = between(graph, running, kept, needed);
   if (!replayed_.empty()) again_ = std::make_unique<const Part>(graph, replayed_, reading_, threads_);
 }
 
-std::set<ValueId> Stages::kept_of(const Graph& graph, const std::vector<NodeId>& running, const Feeds& made) const {
+std::set<ValueId> Stages::kept_of(const Graph& graph, const std::vector<NodeId>& running, const Feeds& made,
+                                  const std::set<ValueId>& needed) const {
   std::map<ValueId, double> bytes;
   double all = 0;
   for (const auto& [v, t] : made) bytes[v] = static_cast<double>(t.size_bytes());
-  for (const ValueId v : needed_) all += bytes.at(v);
-  if (all * static_cast<double>(batches()) <= plenty) return needed_;
+  for (const ValueId v : needed) all += bytes.at(v);
+  if (all * static_cast<double>(batches()) <= plenty) return needed;
   // From what was there at the last stop, no further back.
   std::set<ValueId> given;
   for (const NodeId n : running) {
@@ -148,13 +147,13 @@ std::set<ValueId> Stages::kept_of(const Graph& graph, const std::vector<NodeId>&
       if (known(v) && bytes.contains(v)) given.insert(v);
     });
   }
-  for (const ValueId v : needed_) {
+  for (const ValueId v : needed) {
     if (known(v)) given.insert(v);
   }
-  std::set<ValueId> kept = least_to_keep(graph, running, bytes, given, needed_);
+  std::set<ValueId> kept = least_to_keep(graph, running, bytes, given, needed);
   double least = 0;
   for (const ValueId v : kept) least += bytes.at(v);
-  return 2 * least <= all ? kept : needed_;
+  return 2 * least <= all ? kept : needed;
 }
 
 Tensor Stages::value(std::int64_t batch, ValueId v) const {

@@ -43,8 +43,9 @@ class Stages {
   };
   bool known(ValueId v) const { return known_[index(v)] != 0; }
   void find_ready(const Graph&);
-  void run(const Graph&, const std::vector<NodeId>& running, const std::set<ValueId>& needed);
-  std::set<ValueId> kept_of(const Graph&, const std::vector<NodeId>& running, const Feeds& made) const;
+  void run(const Graph&, const std::vector<NodeId>& running, std::set<ValueId> needed);
+  std::set<ValueId> kept_of(const Graph&, const std::vector<NodeId>& running, const Feeds& made,
+                            const std::set<ValueId>& needed) const;
 
   Reading reading_;
   Threads& threads_;
@@ -52,7 +53,6 @@ class Stages {
   std::vector<NodeId> waiting_;      // in the order of the graph: not run yet
   std::vector<std::uint8_t> known_;  // by value
   std::vector<Feeds> live_;          // by batch
-  std::set<ValueId> needed_;         // by ready nodes and later ones: live_ or made again
   std::vector<NodeId> replayed_;     // what makes them again
   std::unique_ptr<const Part> again_;
   std::vector<NodeId> ready_;

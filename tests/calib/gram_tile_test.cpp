@@ -10,6 +10,7 @@
 
 #include "calib/gram_bf16.h"
 #include "formats/base/rng.h"
+#include "formats/number/half.h"
 #include "tests/backends/emulated_tiles.h"
 
 using namespace qtool;
@@ -25,7 +26,7 @@ std::vector<float> matrix(std::int64_t rows) {
   return x;
 }
 
-float rounded(float x) { return float_of(bf16_for_products(x)); }
+float rounded(float x) { return bf16_to_float(bf16_for_products(x)); }
 
 /// All products of columns, by a kernel; X^T X + 3.
 std::vector<double> gram(const GramKernel& kernel, const std::vector<float>& x, std::int64_t rows) {

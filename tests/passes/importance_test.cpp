@@ -5,31 +5,13 @@
 
 #include "formats/base/file.h"
 #include "formats/ir/quant.h"
-#include "tests/passes/bench.h"
+#include "tests/passes/layers.h"
 #include "tests/support.h"
 
 using namespace qtool;
 using namespace qtool::test;
 
 namespace {
-
-Tensor normal(const Shape& shape, std::string_view name, double scale = 1) {
-  Tensor t(DType::f32, shape);
-  const Rng rng(7, "data", name);
-  std::uint64_t i = 0;
-  for (float& v : t.write<float>()) v = static_cast<float>(scale * rng.normal(i++));
-  return t;
-}
-
-/// One product of x by a weight of random numbers.
-Graph product(const std::string& op, const std::string& attributes, const Shape& x, const Shape& w) {
-  Graph g = graph_of("g (float[1] x) => (float[1] y) < float[1] w = {1.0} > { y = " + op + attributes + " (x, w) }");
-  g[*g.find_value("w")].data = normal(w, "w");
-  g[*g.find_value("w")].type.shape = w;
-  g[g.inputs[0]].type.shape = x;
-  g[g.outputs[0].value].type.known_rank = false;
-  return g;
-}
 
 std::shared_ptr<const Dataset> batches(const Graph& g, const std::vector<Tensor>& all) {
   std::vector<Feeds> feeds;

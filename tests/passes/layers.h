@@ -19,6 +19,16 @@ inline Tensor normal(const Shape& shape, std::string_view name, double scale = 1
   return t;
 }
 
+/// One product of x by a weight of random numbers.
+inline Graph product(const std::string& op, const std::string& attributes, const Shape& x, const Shape& w) {
+  Graph g = graph_of("g (float[1] x) => (float[1] y) < float[1] w = {1.0} > { y = " + op + attributes + " (x, w) }");
+  g[*g.find_value("w")].data = normal(w, "w");
+  g[*g.find_value("w")].type.shape = w;
+  g[g.inputs[0]].type.shape = x;
+  g[g.outputs[0].value].type.known_rank = false;
+  return g;
+}
+
 /// Batches whose columns hang together: a few directions carry most of what there is.
 inline std::vector<Feeds> correlated(const Graph& g, std::int64_t rows, std::int64_t n, int count) {
   const Tensor mixing = normal({6, n}, "mixing");

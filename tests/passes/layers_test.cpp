@@ -12,16 +12,6 @@ using namespace qtool::test;
 
 namespace {
 
-/// One product of x by a weight of random numbers.
-Graph product(const std::string& op, const std::string& attributes, const Shape& x, const Shape& w) {
-  Graph g = graph_of("g (float[1] x) => (float[1] y) < float[1] w = {1.0} > { y = " + op + attributes + " (x, w) }");
-  g[*g.find_value("w")].data = normal(w, "w");
-  g[*g.find_value("w")].type.shape = w;
-  g[g.inputs[0]].type.shape = x;
-  g[g.outputs[0].value].type.known_rank = false;
-  return g;
-}
-
 /// Of all rows that a layer sees of matrix i, W x: one after the other, in the order of the rows.
 std::vector<double> products(const solve::Layer& layer, const Tensor& weight, std::span<const Tensor> inputs,
                              std::int64_t i) {
