@@ -195,7 +195,8 @@ JobResult run_job(const JobRequest& request, Journal& journal) {
   journal.progress({"read", 0, 0});
   const Graph original = read_model(request.model);
   const Target target = plan.backend->target();
-  check_weights(original, target);
+  std::string model_sha256;
+  check_weights(original, target, threads, [&] { model_sha256 = model_digest(request.model, original, request.stop); });
   warn_of_domains(original, target, journal);
   const std::shared_ptr<const Dataset> calib = open_if_named(original, plan.calib);
   const std::shared_ptr<const Dataset> eval = open_if_named(original, plan.eval);
@@ -205,7 +206,7 @@ JobResult run_job(const JobRequest& request, Journal& journal) {
     plan.recipe.gate = {};
     keep_what_selects(plan, original);
   }
-  Provenance from{model_digest(request.model, original, request.stop),
+  Provenance from{model_sha256,
                   recipe_digest(request, plan.recipe),
                   calib.get(),
                   eval.get(),
@@ -235,7 +236,7 @@ JobResult run_job(const JobRequest& request, Journal& journal) {
   if (locked) lock = held_to(*locked, std::move(lock), request.locked);
   from.lock_sha256 = write_lock(lock, staging.lock());
   sign(lowered, from);
-  write_onnx(lowered, staging.file(), {.sync = Sync::later});
+  write_onnx(lowered, staging.file(), {.sync = Sync::later, .threads = &threads});
   expect_verified({staging.file(), &target, request.model, &lock, most_codes, /*derive=*/false, &inputs}, threads,
                   journal);
   check_stop(request.stop);

@@ -13,6 +13,7 @@
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "formats/base/hash.h"
+#include "formats/base/widest.h"
 #include "formats/ir/quant.h"
 #include "passes/pass.h"
 
@@ -82,26 +83,38 @@ LockedNumbers numbers_of(const Tensor& t) {
   return n;
 }
 
-/// Of the tensor against what codes make of it. Empty: exact.
-std::optional<double> error_db(const Tensor& x, const Tensor& coded) {
-  constexpr std::size_t chains = 8;  // of sums, which processors add side by side
-  const auto a = x.read<float>(), b = coded.read<float>();
-  std::array<double, chains> signals{}, noises{};
-  const auto add = [&](std::size_t i, std::size_t chain) {
-    const double value = a[i], difference = value - static_cast<double>(b[i]);
-    signals[chain] += value * value;
-    noises[chain] += difference * difference;
-  };
-  const std::size_t whole = a.size() / chains * chains;
-  for (std::size_t i = 0; i < whole; i += chains) {
-    for (std::size_t c = 0; c < chains; ++c) add(i + c, c);
+/// Of a tensor against what codes make of it: sums of squares.
+class Errors {
+ public:
+  /// Elements from `begin` on, in order.
+  void add(std::size_t begin, std::span<const float> x, std::span<const float> coded) {
+    const auto one = [&](std::size_t i, std::size_t chain) {
+      const double value = x[i], difference = value - static_cast<double>(coded[i]);
+      signals_[chain] += value * value;
+      noises_[chain] += difference * difference;
+    };
+    std::size_t i = 0;
+    for (; i < x.size() && (begin + i) % chains != 0; ++i) one(i, (begin + i) % chains);
+    with_widest_vectors([&]() QTOOL_INLINE {
+      for (; i + chains <= x.size(); i += chains) {
+        for (std::size_t c = 0; c < chains; ++c) one(i + c, c);
+      }
+    });
+    for (; i < x.size(); ++i) one(i, (begin + i) % chains);
   }
-  for (std::size_t i = whole; i < a.size(); ++i) add(i, i - whole);
-  const double signal = std::accumulate(signals.begin(), signals.end(), 0.0);
-  const double noise = std::accumulate(noises.begin(), noises.end(), 0.0);
-  if (noise == 0 || signal == 0) return std::nullopt;
-  return 10 * std::log10(signal / noise);
-}
+
+  /// Empty: exact.
+  std::optional<double> db() const {
+    const double signal = std::accumulate(signals_.begin(), signals_.end(), 0.0);
+    const double noise = std::accumulate(noises_.begin(), noises_.end(), 0.0);
+    if (noise == 0 || signal == 0) return std::nullopt;
+    return 10 * std::log10(signal / noise);
+  }
+
+ private:
+  static constexpr std::size_t chains = 8;  // of sums, which processors add side by side
+  std::array<double, chains> signals_{}, noises_{};
+};
 
 /// Three digits behind the point: what arithmetic of another order leaves alone.
 double rounded(double db) { return std::nearbyint(db * 1000) / 1000; }
@@ -125,31 +138,31 @@ struct OutputErrors {
     }
   }
 
+  /// Whether there are rows for it.
+  bool can(const LockedUse& row) const {
+    return row.input == 1 && !unlike.contains(row.node) && inputs.contains(row.node);
+  }
+
   std::optional<double> operator()(const Node& product, const LockedUse& row, const Tensor& weight,
                                    const Tensor& coded) const {
-    const auto rows = row.input == 1 && !unlike.contains(row.node) ? inputs.find(row.node) : inputs.end();
-    if (rows == inputs.end()) return std::nullopt;
     const auto found = divisors.find(row.node);
-    return output_error_db(product, weight, coded, rows->second,
+    return output_error_db(product, weight, coded, inputs.find(row.node)->second,
                            found == divisors.end() ? std::span<const double>() : found->second, threads);
   }
 };
 
-void add_constant(LockedUse& row, const QuantSpec& decided, const Tensor& data, const Node* reader,
-                  const OutputErrors& outputs) {
-  row.shape = data.shape();
-  row.dtype = name_of(data.dtype());
-  row.float_sha256 = hex(data.digest());
-  if (decided.is_bias) return;  // codes follow from the scales of input and weight
-  const Tensor x = to_f32(data);
-  QuantSpec spec = with_scales(decided, x);
-  spec.codes = quantize(x, spec);
-  row.codes_sha256 = hex(spec.codes.digest());
+void add_numbers(LockedUse& row, const QuantSpec& spec) {
   row.scale = numbers_of(spec.scale);
   row.zero_point = numbers_of(spec.zero_point);
   row.second_scale = numbers_of(spec.second_scale);
   row.scale_mean = numbers_of(spec.scale_mean);
   row.minimum = numbers_of(spec.minimum);
+}
+
+/// Codes and error, with parts that are decided otherwise.
+Errors add_ranges(LockedUse& row, const Tensor& x, QuantSpec& spec) {
+  spec.codes = quantize(x, spec);
+  row.codes_sha256 = hex(spec.codes.digest());
   for (std::size_t i = 0; i < row.ranges.size(); ++i) {
     const IndexRange& r = spec.ranges[i];
     if (!r.quant) continue;
@@ -159,10 +172,36 @@ void add_constant(LockedUse& row, const QuantSpec& decided, const Tensor& data, 
     row.ranges[i].zero_point = numbers_of(own.zero_point);
     row.ranges[i].codes_sha256 = hex(quantize(part, own).digest());
   }
-  const Tensor coded = fake_quantize(x, spec);
-  if (const auto db = error_db(x, coded)) row.sqnr_db = rounded(*db);
-  if (reader == nullptr || !row.sqnr_db) return;
-  if (const auto db = outputs(*reader, row, x, coded)) row.output_db = rounded(*db);
+  Errors errors;
+  errors.add(0, x.read<float>(), fake_quantize(x, spec).read<float>());
+  return errors;
+}
+
+/// The same of one decision, part by part.
+Errors add_codes(LockedUse& row, const Tensor& data, const QuantSpec& spec) {
+  Errors errors;
+  Hasher codes;
+  for_each_coded(data, spec, [&](const CodedPart& part) {
+    codes.bytes(part.codes);
+    errors.add(part.begin, part.x, part.coded);
+  });
+  row.codes_sha256 = hex(codes.finish());
+  return errors;
+}
+
+void add_constant(LockedUse& row, const QuantSpec& decided, const Tensor& data, const Node* reader,
+                  const OutputErrors& outputs) {
+  row.shape = data.shape();
+  row.dtype = name_of(data.dtype());
+  row.float_sha256 = hex(data.digest());
+  if (decided.is_bias) return;  // codes follow from the scales of input and weight
+  QuantSpec spec = with_scales(decided, data);
+  add_numbers(row, spec);
+  const Errors errors = spec.ranges.empty() ? add_codes(row, data, spec) : add_ranges(row, to_f32(data), spec);
+  if (const auto db = errors.db()) row.sqnr_db = rounded(*db);
+  if (reader == nullptr || !row.sqnr_db || !outputs.can(row)) return;
+  const Tensor x = to_f32(data);
+  if (const auto db = outputs(*reader, row, x, fake_quantize(x, spec))) row.output_db = rounded(*db);
 }
 
 LockedUse row_of(const Graph& graph, const std::string& node, int input, const Use& use) {
@@ -179,11 +218,7 @@ LockedUse row_of(const Graph& graph, const std::string& node, int input, const U
   row.narrow = spec.narrow;
   row.dynamic = spec.dynamic;
   row.is_bias = spec.is_bias;
-  row.scale = numbers_of(spec.scale);
-  row.zero_point = numbers_of(spec.zero_point);
-  row.second_scale = numbers_of(spec.second_scale);
-  row.scale_mean = numbers_of(spec.scale_mean);
-  row.minimum = numbers_of(spec.minimum);
+  add_numbers(row, spec);
   if (!spec.ranges.empty()) row.range_axis = spec.range_axis;
   for (const IndexRange& r : spec.ranges) {
     LockedRange range{r.begin, r.end, r.quant ? std::string(r.quant->format->name) : "", {}, {}, {}};
@@ -213,10 +248,16 @@ void add_uses(Lock& lock, const Graph& graph, const Decided& decided, const Laye
   }
   for (std::size_t i = 0; i < graph.outputs.size(); ++i) add("", static_cast<int>(i), graph.outputs[i], nullptr);
   const OutputErrors outputs(inputs, lock.folds, threads);
-  threads.for_each(static_cast<std::int64_t>(uses.size()), 1, [&](std::int64_t begin, std::int64_t end) {
-    for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i) {
+  std::vector<std::size_t> constants;  // the largest first, so that none is left over at the end
+  for (std::size_t i = 0; i < uses.size(); ++i) {
+    if (graph.is_constant(uses[i].first->value)) constants.push_back(i);
+  }
+  const auto size = [&](std::size_t i) { return graph[uses[i].first->value].data.size_bytes(); };
+  std::stable_sort(constants.begin(), constants.end(), [&](auto a, auto b) { return size(a) > size(b); });
+  threads.for_each(static_cast<std::int64_t>(constants.size()), 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t c = begin; c < end; ++c) {
+      const std::size_t i = constants[static_cast<std::size_t>(c)];
       const auto& [use, reader] = uses[i];
-      if (!graph.is_constant(use->value)) continue;
       add_constant(lock.uses[i], *use->quant, graph[use->value].data, reader, outputs);
     }
   });

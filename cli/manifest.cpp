@@ -26,26 +26,26 @@ constexpr const char* compiler = "clang " __clang_version__;
 constexpr const char* compiler = "g++ " __VERSION__;
 #endif
 
+void hash_constant(const Value& value, Hasher& hasher) {
+  hasher.text(value.name);
+  value.data.for_each_piece([&](std::span<const std::byte> piece) { hasher.bytes(piece); });
+}
+
 void hash_constants(const Graph& graph, Hasher& hasher) {
   for (const ValueId v : graph.values()) {
-    if (graph.is_constant(v)) hasher.text(graph[v].name).bytes(graph[v].data.bytes());
+    if (graph.is_constant(v)) hash_constant(graph[v], hasher);
   }
   for (const NodeId n : graph.nodes()) {
     for_each_body(graph[n], [&](const Graph& body) { hash_constants(body, hasher); });
   }
 }
 
-/// Part by part, so that a large file takes no memory.
 void hash_file(const fs::path& file, Hasher& hasher, const std::stop_token& stop) {
-  constexpr std::size_t part = std::size_t{16} << 20;
   const MappedFile mapped(file);
-  const std::span<const std::byte> bytes = mapped.bytes();
-  for (std::size_t at = 0; at < bytes.size(); at += part) {
+  mapped.for_each_piece(0, mapped.bytes().size(), [&](std::span<const std::byte> piece) {
     check_stop(stop);
-    const std::size_t n = std::min(part, bytes.size() - at);
-    hasher.bytes(bytes.subspan(at, n));
-    mapped.release(at, n);
-  }
+    hasher.bytes(piece);
+  });
 }
 
 Json data_json(const Dataset* data, const std::string& sha256) {

@@ -5,10 +5,12 @@
 #include <array>
 #include <cstring>
 #include <limits>
+#include <map>
 #include <optional>
 #include <set>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "formats/base/error.h"
 #include "formats/base/widest.h"
@@ -23,7 +25,7 @@ struct Found {
 
 /// Elements of a float format as unsigned words; `infinity`: the bits of it. They lie at any address.
 template <class Word>
-Found scan(std::span<const std::byte> bytes, Word infinity) {
+void scan(std::span<const std::byte> bytes, Word infinity, Found& found) {
   constexpr std::size_t together = 4096;
   std::array<Word, together> words;
   Word most = 0;
@@ -42,18 +44,65 @@ Found scan(std::span<const std::byte> bytes, Word infinity) {
     most = std::max(most, here);
     infinite += any;
   }
-  return {most > infinity, infinite > 0};
+  found.nan = found.nan || most > infinity;
+  found.infinite = found.infinite || infinite > 0;
 }
 
 Found scan(const Tensor& tensor) {
-  switch (tensor.dtype()) {
-    case DType::f32: return scan<std::uint32_t>(tensor.bytes(), 0x7f800000);
-    case DType::f64: return scan<std::uint64_t>(tensor.bytes(), 0x7ff0000000000000);
-    case DType::f16: return scan<std::uint16_t>(tensor.bytes(), 0x7c00);
-    case DType::bf16: return scan<std::uint16_t>(tensor.bytes(), 0x7f80);
-    default: return {};
-  }
+  Found found;
+  if (!is_float(tensor.dtype())) return found;
+  tensor.for_each_piece([&](std::span<const std::byte> bytes) {
+    switch (tensor.dtype()) {
+      case DType::f32: return scan<std::uint32_t>(bytes, 0x7f800000, found);
+      case DType::f64: return scan<std::uint64_t>(bytes, 0x7ff0000000000000, found);
+      case DType::f16: return scan<std::uint16_t>(bytes, 0x7c00, found);
+      default: return scan<std::uint16_t>(bytes, 0x7f80, found);
+    }
+  });
+  return found;
 }
+
+/// What was found in large constants, by where they lie.
+class Scanned {
+ public:
+  explicit Scanned(const Graph& graph) { collect(graph); }
+
+  /// The largest first. On several threads their digests are computed as well: locks ask for them, and here there is
+  /// nothing else to do but to wait for the file's.
+  void run(Threads& threads, const std::function<void()>& beside) {
+    std::stable_sort(large_.begin(), large_.end(),
+                     [](const Tensor& a, const Tensor& b) { return a.size_bytes() > b.size_bytes(); });
+    std::vector<Found> found(large_.size());
+    threads.for_each(static_cast<std::int64_t>(large_.size()) + 1, 1, [&](std::int64_t i, std::int64_t) {
+      if (i == 0) return beside();
+      const auto at = static_cast<std::size_t>(i) - 1;
+      found[at] = scan(large_[at]);
+      if (threads.count() > 1) large_[at].digest();
+    });
+    for (std::size_t i = 0; i < found.size(); ++i) found_.emplace(large_[i].address(), found[i]);
+  }
+
+  Found operator()(const Tensor& t) const {
+    const auto known = found_.find(t.address());
+    return known == found_.end() ? scan(t) : known->second;
+  }
+
+ private:
+  void collect(const Graph& graph) {
+    constexpr std::size_t large = std::size_t{64} << 10;
+    for (const ValueId v : graph.values()) {
+      const Tensor& t = graph[v].data;
+      if (is_float(t.dtype()) && t.size_bytes() >= large && seen_.insert(t.address()).second) large_.push_back(t);
+    }
+    for (const NodeId n : graph.nodes()) {
+      for_each_body(graph[n], [&](const Graph& body) { collect(body); });
+    }
+  }
+
+  std::vector<Tensor> large_;
+  std::set<const std::byte*> seen_;
+  std::map<const std::byte*, Found> found_;
+};
 
 /// Position of the weight where `node` is a product; -1 elsewhere.
 int weight_input(const Node& node, const Target& target) {
@@ -63,7 +112,7 @@ int weight_input(const Node& node, const Target& target) {
   return -1;
 }
 
-void check(const Graph& graph, const Target& target) {
+void check(const Graph& graph, const Target& target, const Scanned& scanned) {
   for (const NodeId id : graph.nodes()) {
     const Node& node = graph[id];
     const std::string at = "node \"" + std::string(label_of(graph, id)) + "\" (" + node.op + ")";
@@ -71,7 +120,7 @@ void check(const Graph& graph, const Target& target) {
     for (std::size_t i = 0; i < node.inputs.size(); ++i) {
       const ValueId value = node.inputs[i].value;
       if (!graph.is_constant(value)) continue;
-      const Found found = scan(graph[value].data);
+      const Found found = scanned(graph[value].data);
       if (found.nan || (found.infinite && static_cast<int>(i) == weight)) {
         throw Error(
             Code::input,
@@ -82,7 +131,7 @@ void check(const Graph& graph, const Target& target) {
     if (node.op == "Constant" && scan(node.attrs.get("value", Tensor())).nan) {
       throw Error(Code::input, "the value of " + at + " holds NaN", "repair the model: no scale fits such a weight");
     }
-    for_each_body(node, [&](const Graph& body) { check(body, target); });
+    for_each_body(node, [&](const Graph& body) { check(body, target, scanned); });
   }
 }
 
@@ -104,7 +153,11 @@ std::uint64_t constant_bytes(const Graph& graph) {
 
 }  // namespace
 
-void check_weights(const Graph& graph, const Target& target) { check(graph, target); }
+void check_weights(const Graph& graph, const Target& target, Threads& threads, const std::function<void()>& beside) {
+  Scanned scanned(graph);
+  scanned.run(threads, beside);
+  check(graph, target, scanned);
+}
 
 void warn_of_domains(const Graph& graph, const Target& target, Journal& journal) {
   std::set<std::string> domains;

@@ -4,15 +4,18 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 
 #include "formats/base/journal.h"
+#include "formats/base/threads.h"
 #include "formats/ir/graph.h"
 #include "formats/target.h"
 
 namespace qtool {
 
-/// Error(Code::input) naming node and weight when a constant holds NaN, or the weight of a product an infinity.
-void check_weights(const Graph&, const Target&);
+/// Error(Code::input) naming node and weight when a constant holds NaN, or the weight of a product an infinity. One
+/// thread calls `beside` meanwhile.
+void check_weights(const Graph&, const Target&, Threads&, const std::function<void()>& beside);
 /// A warning for every operator domain that the target does not run.
 void warn_of_domains(const Graph&, const Target&, Journal&);
 /// Bytes of the model file and of the weights outside it.

@@ -16,6 +16,7 @@
 #include "formats/base/error.h"
 #include "formats/ir/absent.h"
 #include "formats/ir/merkle.h"
+#include "formats/ir/parts.h"
 #include "formats/ir/quant.h"
 #include "formats/ir/snapshot.h"
 #include "passes/importance.h"
@@ -30,13 +31,17 @@ namespace {
 constexpr float largest_bias = 2147483647.0F;
 
 void refuse_if_not_finite(const Graph& graph, NodeId node, ValueId v, const Tensor& x) {
-  const auto values = x.read<float>();
-  const auto bad = std::find_if(values.begin(), values.end(), [](float w) { return !std::isfinite(w); });
-  if (bad == values.end()) return;
-  throw Error(Code::input,
-              "weight \"" + graph[v].name + "\" of node \"" + label(graph, node) + "\" holds " +
-                  (std::isnan(*bad) ? "NaN" : "infinity") + " at element " + std::to_string(bad - values.begin()),
-              "keep that node in float, or repair the model");
+  FloatParts floats(x);
+  Parts({}, x.shape()).for_each([&](const Part& part) {
+    const auto values = floats.at(part.begin, part.count);
+    const auto bad = std::find_if(values.begin(), values.end(), [](float w) { return !std::isfinite(w); });
+    if (bad == values.end()) return;
+    throw Error(Code::input,
+                "weight \"" + graph[v].name + "\" of node \"" + label(graph, node) + "\" holds " +
+                    (std::isnan(*bad) ? "NaN" : "infinity") + " at element " +
+                    std::to_string(part.begin + static_cast<std::size_t>(bad - values.begin())),
+                "keep that node in float, or repair the model");
+  });
 }
 
 class RoundNearest final : public Pass {
@@ -193,12 +198,17 @@ class RoundNearest final : public Pass {
   Quant round(const Graph& graph, const Links::Consumer& place, const Tensor& weights) const {
     const Use& use = use_at(graph, place);
     const Tensor& data = graph[use.value].data;
-    const Tensor x = to_f32(data);
-    refuse_if_not_finite(graph, place.node, use.value, x);
     QuantSpec spec = *use.quant;
     spec.dynamic = false;
     const bool half = scale_format_ == "f16" || (scale_format_ == "auto" && data.dtype() == DType::f16);
-    return std::make_shared<const QuantSpec>(rounded(std::move(spec), x, weights, half));
+    const bool learned = !spec.scale.empty();  // scales from ranges find what is not finite by the way
+    if (learned) refuse_if_not_finite(graph, place.node, use.value, data);
+    try {
+      return std::make_shared<const QuantSpec>(rounded(std::move(spec), data, weights, half));
+    } catch (const Error&) {
+      refuse_if_not_finite(graph, place.node, use.value, data);
+      throw;
+    }
   }
 
   /// Scales by the rule of the spec or of the recipe, codes to nearest.
@@ -210,7 +220,7 @@ class RoundNearest final : public Pass {
       choose_scales(spec, x, weights);
       spec.rule = rule;
     }
-    spec.codes = quantize(x, spec);
+    spec.codes = nearest_codes(x, spec);
     for (IndexRange& r : spec.ranges) {
       if (!r.quant || !r.quant->codes.empty()) continue;
       const Tensor part = part_of(x, spec.range_axis, r.begin, r.end);
@@ -275,7 +285,7 @@ class RoundNearest final : public Pass {
     }
     if (!enlarged) return;
     spec->codes = Tensor();
-    spec->codes = quantize(to_f32(graph[weight.value].data), *spec);
+    spec->codes = nearest_codes(graph[weight.value].data, *spec);
     weight.quant = std::move(spec);
     Json fact = Json::object();
     fact.set("pass", "round_nearest").set("node", label(graph, id));

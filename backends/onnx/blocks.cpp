@@ -18,7 +18,7 @@ ValueId typed_scale(Lowering& l, const Value& weight, const QuantSpec& given, co
     attrs.set("output_dtype", as_float32);
     return l.constant(weight.name + "_scale", from_f32(spec.scale, DType::f8e8m0));
   }
-  const QuantSpec levels = with_scales(given, to_f32(weight.data));
+  const QuantSpec levels = with_scales(given, weight.data);
   const ValueId codes = l.constant(weight.name + "_scale_codes", from_f32(levels.scale, *levels.scale_format->onnx));
   const ValueId second = l.constant(weight.name + "_second_scale", levels.second_scale.reshaped({}));
   Type type;

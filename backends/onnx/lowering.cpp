@@ -188,9 +188,8 @@ Graph Lowering::finish() {
 }
 
 QuantSpec resolved(const QuantSpec& spec, const Tensor& data) {
-  const Tensor x = to_f32(data);
-  QuantSpec full = with_scales(spec, x);
-  if (full.codes.empty()) full.codes = quantize(x, full);
+  QuantSpec full = with_scales(spec, data);
+  if (full.codes.empty()) full.codes = nearest_codes(data, full);
   if (full.scale_format == &number::e8m0 && !is_absent(full.scale)) {
     // Runtimes may flush subnormals to zero: what has the smallest power as its scale is nothing but zeros, or nearly.
     for (float& s : full.scale.write<float>()) s = std::max(s, std::numeric_limits<float>::min());

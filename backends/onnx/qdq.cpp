@@ -182,7 +182,7 @@ class StaticRule {
     if (!any) return;
     spec.scale = Tensor::of<float>(spec.scale.shape(), std::span<const float>(scales));
     spec.codes = Tensor();
-    spec.codes = quantize(to_f32(data), spec);
+    spec.codes = nearest_codes(data, spec);
     l_.costs(n, "a weight scale was enlarged so that the bias fits into int32");
   }
 

@@ -9,6 +9,7 @@
 #include "backends/verify/nearest.h"
 #include "backends/verify/operators.h"
 #include "backends/verify/output_error.h"
+#include "backends/verify/pages.h"
 #include "formats/base/hash.h"
 
 namespace qtool::verify {
@@ -47,23 +48,6 @@ struct Bias {
   bool open = false;                   // there is one that is not understood
 };
 
-/// Lets go of what was read of both files now and then: whole they may be larger than memory.
-class Pages {
- public:
-  Pages(const FileView& file, const FileView& model) : file_(file), model_(model) {}
-  void after(const Verification& looked) {
-    constexpr std::int64_t many = 1 << 22;  // numbers
-    if (looked.codes + looked.elements < next_) return;
-    next_ = looked.codes + looked.elements + many;
-    file_.let_go();
-    model_.let_go();
-  }
-
- private:
-  const FileView &file_, &model_;
-  std::int64_t next_ = 0;
-};
-
 class Against {
  public:
   Against(const Scene& scene, const Match& match, const VerifyRequest& request, std::int64_t every, Findings& findings,
@@ -81,7 +65,6 @@ class Against {
 
   void run() {
     for (const NodeView& n : s_.graph.nodes) {
-      pages_.after(out_);
       if (n.is("QuantizeLinear") || n.is("DequantizeLinear")) continue;
       if (n.is("MatMulNBits", "com.microsoft") || n.is("GatherBlockQuantized", "com.microsoft")) {
         const bool product = n.op == "MatMulNBits";
@@ -165,7 +148,7 @@ class Against {
     const LockedUse* row = match_.row(n, origin, input);
     const auto stored = row == nullptr ? std::nullopt : stored_as(*row, coded->type);
     const auto near = nearness(*coded, floats.weight, stored ? std::optional(stored->range) : std::nullopt, *turned,
-                               row != nullptr && derive_, every_, threads_);
+                               row != nullptr && derive_, every_, pages_, threads_);
     if (!near) return open(n, name, "its shape in the model differs");
     if (row == nullptr || !row->fed_back) judge(n, *near, name);  // else hash and errors tell
     if (row != nullptr && derive_) hold_to(n, *row, *coded, *near, *turned, stored ? stored->shift : 0, name);
@@ -213,6 +196,7 @@ class Against {
     }
     ++out_.weights;
     out_.elements += static_cast<std::int64_t>(x.size());
+    pages_.after(static_cast<std::int64_t>(x.size()));
   }
 
   void judge(const NodeView& n, const Nearness& near, std::string_view name) {
@@ -439,6 +423,7 @@ class Against {
     }
     ++out_.floats;
     out_.elements += count;
+    pages_.after(count);
   }
 
   const Scene& s_;
@@ -458,7 +443,6 @@ class Against {
 void check_untouched(const Scene& file, const Scene& model, const std::set<std::string_view>& seen, Findings& findings,
                      Verification& out, Pages& pages) {
   for (const auto& [name, t] : file.graph.constants) {
-    pages.after(out);
     if (!is_real(t.type) || seen.contains(name)) continue;
     const auto found = model.graph.constants.find(name);
     if (found == model.graph.constants.end() || found->second.type != t.type || found->second.dims != t.dims) continue;
@@ -474,6 +458,7 @@ void check_untouched(const Scene& file, const Scene& model, const std::set<std::
     }
     ++out.floats;
     out.elements += t.count();
+    pages.after(t.count());
     if (same) continue;
     findings.add("tensor \"" + std::string(name) + "\"", "its numbers are not those of the model",
                  "leave constants alone that no pass changes");

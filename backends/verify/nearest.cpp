@@ -114,11 +114,13 @@ bool all_near(const Row& row, float tolerance) {
 
 class Comparison {
  public:
-  Comparison(const Coded& coded, const Numbers& numbers, bool transposed, std::int64_t every, Threads& threads)
+  Comparison(const Coded& coded, const Numbers& numbers, bool transposed, std::int64_t every, Pages& pages,
+             Threads& threads)
       : coded_(coded),
         numbers_(numbers),
         rows_(coded, numbers, transposed),
         transposed_(transposed),
+        pages_(pages),
         threads_(threads),
         every_(every),
         grain_(std::max(std::int64_t{1}, part / coded.width / tile) * tile),
@@ -160,7 +162,9 @@ class Comparison {
   template <class F>
   void for_each_chunk(const F& f) const {
     threads_.for_each(coded_.rows, grain_, [&](std::int64_t begin, std::int64_t end) {
-      if (begin / grain_ % every_ == 0) f(begin / grain_, begin, end);
+      if (begin / grain_ % every_ != 0) return;
+      f(begin / grain_, begin, end);
+      pages_.after((end - begin) * every_ * coded_.width);
     });
   }
 
@@ -309,6 +313,7 @@ class Comparison {
   const Numbers& numbers_;
   const Rows rows_;
   const bool transposed_;
+  Pages& pages_;
   Threads& threads_;
   const std::int64_t every_;  // chunk that is looked at
   const std::int64_t grain_;
@@ -336,9 +341,9 @@ std::optional<bool> is_transposed(const Coded& coded, const Numbers& numbers, bo
 }
 
 std::optional<Nearness> nearness(const Coded& coded, const Numbers& numbers, std::optional<CodeRange> range,
-                                 bool transposed, bool errors, std::int64_t every, Threads& threads) {
+                                 bool transposed, bool errors, std::int64_t every, Pages& pages, Threads& threads) {
   if (elements(coded.dims) != numbers.count() || numbers.count() == 0) return std::nullopt;
-  Comparison comparison(coded, numbers, transposed, every, threads);
+  Comparison comparison(coded, numbers, transposed, every, pages, threads);
   Nearness found = comparison.run(range);
   if (errors) comparison.add_errors(found);
   return found;

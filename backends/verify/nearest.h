@@ -7,6 +7,7 @@
 
 #include "backends/verify/coded.h"
 #include "backends/verify/numbers.h"
+#include "backends/verify/pages.h"
 #include "formats/base/threads.h"
 
 namespace qtool::verify {
@@ -29,7 +30,7 @@ struct CodeRange {
   std::int64_t lowest = 0, highest = 0;
 };
 std::optional<Nearness> nearness(const Coded&, const Numbers&, std::optional<CodeRange>, bool transposed, bool errors,
-                                 std::int64_t every, Threads&);
+                                 std::int64_t every, Pages&, Threads&);
 
 /// Whether a file's weight lies transposed in its codes: by their shapes, and where those are square by `square`.
 std::optional<bool> is_transposed(const Coded&, const Numbers&, bool square);

@@ -67,7 +67,9 @@ std::pair<std::string_view, std::string_view> texts(Bytes bytes) {
 
 class Reader {
  public:
-  explicit Reader(const std::filesystem::path& file) : folder_(file.parent_path()) { held.push_back(names_); }
+  Reader(const std::filesystem::path& path, const MappedFile& file) : folder_(path.parent_path()), file_(file) {
+    held.push_back(names_);
+  }
 
   GraphView graph(Bytes bytes, int depth) {
     if (depth > deepest_body) broken("graphs are nested too deeply");
@@ -80,6 +82,9 @@ class Reader {
       if (field->number == 15) sparse(field->bytes, g);
       if (field->number == 5) {
         TensorView t = tensor(field->bytes);
+        // Looking at its head may have fetched many pages around it.
+        constexpr std::size_t large = 1 << 20;
+        if (field->bytes.size() > large) file_.release(0, file_.bytes().size());
         if (!g.constants.emplace(t.name, t).second) broken("initializer " + quoted(t.name) + " occurs twice");
       }
     }
@@ -217,8 +222,9 @@ class Reader {
     for (const auto& part : relative) {
       if (part == "..") broken(who + " leaves the folder of the model");
     }
-    const MappedFile& file = files_.try_emplace(relative.string(), folder_ / relative).first->second;
-    files.push_back(file);
+    const auto [found, first] = files_.try_emplace(relative.string(), folder_ / relative);
+    const MappedFile& file = found->second;
+    if (first) files.push_back(file);
     const std::uint64_t offset = number("offset"), length = number("length"), size = file.bytes().size();
     if (offset > size || length > size - offset) broken(who + " reaches beyond its file");
     t.bytes = file.bytes().subspan(offset, external.contains("length") ? length : size - offset);
@@ -246,6 +252,7 @@ class Reader {
   }
 
   std::filesystem::path folder_;
+  MappedFile file_;
   std::map<std::string, MappedFile> files_;
   std::shared_ptr<std::set<std::string, std::less<>>> names_ = std::make_shared<std::set<std::string, std::less<>>>();
 };
@@ -256,7 +263,7 @@ FileView read_file(const std::filesystem::path& path) {
   FileView file;
   const MappedFile bytes(path);
   file.files.push_back(bytes);
-  Reader reader(path);
+  Reader reader(path, bytes);
   bool graph = false;
   Wire wire(bytes.bytes());
   while (const auto field = wire.next()) {

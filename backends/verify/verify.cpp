@@ -47,6 +47,7 @@ void count(const GraphView& graph, Verification& verdict) {
 Findings check_file(const FileView& file, const Target& target) {
   Findings findings;
   check_graph(file.graph, file, target, findings, nullptr);
+  file.let_go();
   return findings;
 }
 

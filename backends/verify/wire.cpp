@@ -77,12 +77,12 @@ int bits_of(std::int32_t type) {
 }
 
 std::int64_t TensorView::count() const {
+  constexpr std::int64_t most = std::int64_t{1} << 48;
   std::int64_t n = 1;
   for (const std::int64_t d : dims) {
-    if (d < 0 || (d > 0 && n > (std::int64_t{1} << 48) / d)) {
+    if (d < 0 || __builtin_mul_overflow(n, d, &n) || n > most) {
       broken("tensor \"" + std::string(name) + "\" has an impossible shape");
     }
-    n *= d;
   }
   return n;
 }

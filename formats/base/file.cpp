@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <cstring>
 #include <utility>
+#include <vector>
 
 #include "formats/base/error.h"
 
@@ -26,6 +27,33 @@ Code output_code() { return errno == ENOSPC || errno == EDQUOT || errno == EFBIG
 
 }  // namespace
 
+/// A mapping, and its file as long as not too many are open: a process has some thousand at most.
+struct MappedFile::Mapping {
+  Mapping(std::span<const std::byte> mapped, int file, std::filesystem::path where)
+      : bytes(mapped), path(std::move(where)) {
+    constexpr int most = 128;
+    if (open.fetch_add(1) < most) {
+      fd = file;
+    } else {
+      --open;
+      ::close(file);
+    }
+  }
+  ~Mapping() {
+    ::munmap(const_cast<std::byte*>(bytes.data()), bytes.size());
+    if (fd < 0) return;
+    ::close(fd);
+    --open;
+  }
+  Mapping(const Mapping&) = delete;
+  Mapping& operator=(const Mapping&) = delete;
+
+  static inline std::atomic<int> open = 0;
+  std::span<const std::byte> bytes;
+  std::filesystem::path path;
+  int fd = -1;
+};
+
 MappedFile::MappedFile(const std::filesystem::path& path) {
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0) fail(Code::input, "cannot open", path, "check the path and its permissions");
@@ -34,24 +62,55 @@ MappedFile::MappedFile(const std::filesystem::path& path) {
     ::close(fd);
     throw Error(Code::input, "cannot read " + path.string() + ": not a regular file", "give the path of a file");
   }
-  size_ = static_cast<std::size_t>(info.st_size);
-  if (size_ == 0) {
+  const auto size = static_cast<std::size_t>(info.st_size);
+  if (size == 0) {
     ::close(fd);
     return;
   }
-  void* p = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd, 0);
-  ::close(fd);
-  if (p == MAP_FAILED) fail(Code::input, "cannot map", path, "");
-  data_ = std::shared_ptr<const std::byte>(static_cast<const std::byte*>(p), [size = size_](const std::byte* q) {
-    ::munmap(const_cast<std::byte*>(q), size);
-  });
+  void* p = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd, 0);
+  if (p == MAP_FAILED) {
+    ::close(fd);
+    fail(Code::input, "cannot map", path, "");
+  }
+  bytes_ = {static_cast<const std::byte*>(p), size};
+  mapping_ = std::make_shared<const Mapping>(bytes_, fd, path);
+}
+
+void MappedFile::read(std::size_t offset, std::span<std::byte> to) const {
+  if (!mapping_ || mapping_->fd < 0) {
+    std::copy_n(bytes_.begin() + static_cast<std::ptrdiff_t>(offset), to.size(), to.begin());
+    return release(offset, to.size());
+  }
+  while (!to.empty()) {
+    const ssize_t n = ::pread(mapping_->fd, to.data(), to.size(), static_cast<off_t>(offset));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) fail(Code::input, "cannot read", mapping_->path, "");
+    if (n == 0) {
+      throw Error(Code::input, mapping_->path.string() + " has become shorter while it was read",
+                  "let nothing write to the model while it is quantized");
+    }
+    to = to.subspan(static_cast<std::size_t>(n));
+    offset += static_cast<std::size_t>(n);
+  }
+}
+
+void MappedFile::for_each_piece(std::size_t offset, std::size_t size,
+                                const std::function<void(std::span<const std::byte>)>& f) const {
+  constexpr std::size_t typical = std::size_t{1} << 18;  // stays in the cache
+  std::vector<std::byte> some(std::min(typical, size));
+  for (std::size_t at = 0; at < size; at += some.size()) {
+    const auto piece = std::span(some).first(std::min(some.size(), size - at));
+    read(offset + at, piece);
+    f(piece);
+  }
 }
 
 void MappedFile::release(std::size_t offset, std::size_t size) const {
   // Whole pages inside the range; what else lies on the first and the last one may be in use.
   const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
-  const std::size_t begin = (offset + page - 1) / page * page, end = std::min(offset + size, size_) / page * page;
-  if (begin < end) ::madvise(const_cast<std::byte*>(data_.get()) + begin, end - begin, MADV_DONTNEED);
+  const std::size_t begin = (offset + page - 1) / page * page,
+                    end = std::min(offset + size, bytes_.size()) / page * page;
+  if (begin < end) ::madvise(const_cast<std::byte*>(bytes_.data()) + begin, end - begin, MADV_DONTNEED);
 }
 
 std::string read_text(const std::filesystem::path& path) {

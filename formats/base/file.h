@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -18,15 +19,22 @@ class MappedFile {
  public:
   /// Error(Code::input) when the file is missing, is no regular file or cannot be read.
   explicit MappedFile(const std::filesystem::path&);
-  std::span<const std::byte> bytes() const { return {data_.get(), size_}; }
+  std::span<const std::byte> bytes() const { return bytes_; }
+  /// Copies a part without touching its pages, which costs less than mapping them for one look and keeps memory small.
+  /// Error(Code::input) when the file has become shorter meanwhile.
+  void read(std::size_t offset, std::span<std::byte> to) const;
+  /// read() of all, piece by piece: f(piece), in order. Pieces are 8-byte words but for the end of the part.
+  void for_each_piece(std::size_t offset, std::size_t size,
+                      const std::function<void(std::span<const std::byte>)>& f) const;
   /// Gives the memory of a part back: it is read from the file again when it is touched again.
   void release(std::size_t offset, std::size_t size) const;
   /// Keeps the mapping alive.
-  std::shared_ptr<const void> owner() const { return data_; }
+  std::shared_ptr<const void> owner() const { return mapping_; }
 
  private:
-  std::shared_ptr<const std::byte> data_;
-  std::size_t size_ = 0;
+  struct Mapping;
+  std::shared_ptr<const Mapping> mapping_;  // null: the file is empty
+  std::span<const std::byte> bytes_;
 };
 
 /// The whole file as text. For small files (recipes, JSON): at most 64 MiB.

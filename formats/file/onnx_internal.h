@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "formats/base/file.h"
+#include "formats/base/threads.h"
 #include "formats/file/headers.h"
 #include "formats/file/reader.h"
 #include "formats/ir/graph.h"
@@ -108,11 +109,19 @@ void parse(const MappedFile&, const std::string& source, onnx::ModelProto& model
 /// so that there is no second copy of all weights.
 using Kept = std::map<const onnx::TensorProto*, Tensor>;
 /// Serializes `model` and leaves it empty. The same bytes as if raw_data had been in the message. Error(Code::no_fit)
-/// when they are more than a message may have.
-void write(onnx::ModelProto& model, const Kept& kept, OutputFile& file);
+/// when they are more than a message may have. `threads` as in stream_elements().
+void write(onnx::ModelProto& model, const Kept& kept, OutputFile& file, Threads* threads);
 std::string write(onnx::ModelProto& model, const Kept& kept);
 /// The bytes that write() would write; the elements beside the message may be absent.
 std::uint64_t message_size(onnx::ModelProto& model, const Kept& kept);
+
+// ---- onnx_elements.cpp
+
+/// Bytes of tensor `i`, in order.
+using ElementSink = std::function<void(std::size_t i, std::span<const std::byte>)>;
+/// Gives the bytes of tensors to `sink` in order, in pieces, so that few of those that are made when they are read or
+/// lie in files are in memory at once. `threads`: make them while others are given; null: nobody does.
+void stream_elements(std::span<const Tensor* const> tensors, Threads* threads, const ElementSink& sink);
 
 // ---- onnx_headers.cpp
 

@@ -146,23 +146,38 @@ class CutModel {
                 "write it to a file, with its weights in an external data file");
   }
 
-  void write(io::ZeroCopyOutputStream& stream) const {
+  void write(io::ZeroCopyOutputStream& stream, Threads* threads) const {
     check_size();
     io::CodedOutputStream out(&stream);
     out.SetSerializationDeterministic(true);
     model_.front->SerializeToCodedStream(&out);
     open_field(onnx::ModelProto::kGraphFieldNumber, graph_size_, out);
     graph_.front->SerializeToCodedStream(&out);
-    for (const CutTensor& tensor : tensors_) {
-      open_field(onnx::GraphProto::kInitializerFieldNumber, tensor.size(), out);
-      tensor.cut.front->SerializeToCodedStream(&out);
-      if (tensor.data) {
-        const auto bytes = tensor.data->bytes();
-        open_field(onnx::TensorProto::kRawDataFieldNumber, bytes.size(), out);
-        out.WriteRaw(bytes.data(), static_cast<int>(bytes.size()));
-      }
-      tensor.cut.behind.SerializeToCodedStream(&out);
+    std::vector<const Tensor*> elements;
+    std::vector<std::size_t> places;  // of those tensors in tensors_
+    for (std::size_t i = 0; i < tensors_.size(); ++i) {
+      if (tensors_[i].data == nullptr) continue;
+      elements.push_back(tensors_[i].data);
+      places.push_back(i);
     }
+    std::size_t next = 0;  // tensor that was not begun
+    bool inside = false;   // the one before it is not ended
+    const auto go_to = [&](std::size_t end) {
+      for (; next < end; ++next) {
+        if (inside) tensors_[next - 1].cut.behind.SerializeToCodedStream(&out);
+        inside = true;
+        const CutTensor& tensor = tensors_[next];
+        open_field(onnx::GraphProto::kInitializerFieldNumber, tensor.size(), out);
+        tensor.cut.front->SerializeToCodedStream(&out);
+        if (tensor.data) open_field(onnx::TensorProto::kRawDataFieldNumber, tensor.data->size_bytes(), out);
+      }
+    };
+    stream_elements(elements, threads, [&](std::size_t i, std::span<const std::byte> bytes) {
+      go_to(places[i] + 1);
+      out.WriteRaw(bytes.data(), static_cast<int>(bytes.size()));
+    });
+    go_to(tensors_.size());
+    if (inside) tensors_.back().cut.behind.SerializeToCodedStream(&out);
     graph_.behind.SerializeToCodedStream(&out);
     model_.behind.SerializeToCodedStream(&out);
   }
@@ -190,13 +205,13 @@ void parse(const MappedFile& file, const std::string& source, onnx::ModelProto& 
   parse_stream(stream, source, model);
 }
 
-void write(onnx::ModelProto& model, const Kept& kept, OutputFile& file) {
+void write(onnx::ModelProto& model, const Kept& kept, OutputFile& file, Threads* threads) {
   constexpr int block = 1 << 20;
   const CutModel cut(model, kept);
   OutputStream sink(file);
   {
     io::CopyingOutputStreamAdaptor stream(&sink, block);
-    cut.write(stream);
+    cut.write(stream, threads);
   }
   sink.check();
   QTOOL_ENSURE(file.size() == cut.size(), "the whole message was written");
@@ -213,7 +228,7 @@ std::string write(onnx::ModelProto& model, const Kept& kept) {
   std::string bytes;
   {
     io::StringOutputStream stream(&bytes);
-    cut.write(stream);
+    cut.write(stream, nullptr);
   }
   return bytes;
 }

@@ -378,7 +378,7 @@ namespace {
 class DataLayout {
  public:
   /// Writes nothing where `file` is null.
-  explicit DataLayout(OutputFile* file) : file_(file) {}
+  explicit DataLayout(OutputFile* file, Threads* threads = nullptr) : file_(file), threads_(threads) {}
 
   Elsewhere put() {
     return [this](const Tensor& tensor, Storage, onnx::TensorProto& proto) { return put(tensor, proto); };
@@ -397,7 +397,7 @@ class DataLayout {
     constexpr std::size_t page = 4096;
     static constexpr std::array<std::byte, page> zeros{};
     if (tensor.size_bytes() < min_external_bytes) return false;
-    if (size_ % page != 0) append(page - size_ % page, [] { return std::span(zeros); });
+    if (size_ % page != 0) append(std::span(zeros).first(page - size_ % page));
     const auto entry = [&](const char* key, const std::string& value) {
       auto* e = proto.add_external_data();
       e->set_key(key);
@@ -408,19 +408,24 @@ class DataLayout {
     entry("offset", std::to_string(size_));
     entry("length", std::to_string(tensor.size_bytes()));
     proto.set_data_location(onnx::TensorProto::EXTERNAL);
-    append(tensor.size_bytes(), [&] { return tensor.bytes(); });
+    if (file_ == nullptr) {
+      size_ += tensor.size_bytes();
+    } else {
+      const Tensor* const one = &tensor;
+      stream_elements({&one, 1}, threads_, [&](std::size_t, std::span<const std::byte> bytes) { append(bytes); });
+    }
     return true;
   }
 
-  template <class Bytes>
-  void append(std::size_t n, const Bytes& bytes) {
-    size_ += n;
+  void append(std::span<const std::byte> bytes) {
+    size_ += bytes.size();
     if (file_ == nullptr) return;
-    file_->write(bytes().first(n));
-    hasher_.bytes(bytes().first(n));
+    file_->write(bytes);
+    hasher_.bytes(bytes);
   }
 
   OutputFile* file_;
+  Threads* threads_;
   std::uint64_t size_ = 0;
   Hasher hasher_;
   std::vector<std::string*> locations_;
@@ -442,18 +447,18 @@ void write_onnx(const Graph& graph, const std::filesystem::path& path, const Onn
     onnx_file::Kept kept;
     onnx_file::Writer(onnx_file::beside(kept), {}).put_model(graph, model);
     OutputFile file(path);
-    onnx_file::write(model, kept, file);
+    onnx_file::write(model, kept, file, options.threads);
     file.publish(options.sync);
     return;
   }
   std::filesystem::path data_path = path;
   data_path += onnx_file::data_suffix;
   OutputFile data(data_path);
-  onnx_file::DataLayout layout(&data);
+  onnx_file::DataLayout layout(&data, options.threads);
   onnx_file::Writer(layout.put(), layout.put()).put_model(graph, model);
   data.rename_target(layout.name_for(path));
   OutputFile file(path);
-  onnx_file::write(model, {}, file);
+  onnx_file::write(model, {}, file, nullptr);
   data.publish(options.sync);
   file.publish(options.sync);
 }

@@ -12,6 +12,7 @@
 #include <string_view>
 
 #include "formats/base/file.h"
+#include "formats/base/threads.h"
 #include "formats/ir/graph.h"
 
 namespace qtool {
@@ -42,6 +43,7 @@ struct OnnxWriteOptions {
   /// Initializers go to a data file when the model would pass this many bytes (protobuf ends at 2 GiB).
   std::uint64_t external_above = std::uint64_t{1} << 31;
   Sync sync = Sync::now;
+  Threads* threads = nullptr;  // make what is made when it is read while the rest is written; null: nobody does
 };
 
 /// Serializes `graph` as a ModelProto: an untouched graph gives back the message it was read from; only what a

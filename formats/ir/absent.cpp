@@ -71,7 +71,7 @@ Tensor absent(DType dtype, const Shape& shape) {
   return Tensor(dtype, shape, Buffer::view(nothing().take(size), nullptr));
 }
 
-bool is_absent(const Tensor& t) { return t.size_bytes() > 0 && nothing().holds(t.bytes().data()); }
+bool is_absent(const Tensor& t) { return t.size_bytes() > 0 && t.address() != nullptr && nothing().holds(t.address()); }
 
 void set_some_scales(QuantSpec& spec, const Shape& x) {
   const auto n = static_cast<std::size_t>(element_count(scale_shape(spec.grain, x)));

@@ -9,7 +9,9 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "formats/ir/graph.h"
@@ -100,12 +102,12 @@ Tensor outside_ranges(const Tensor& x, const QuantSpec& spec);
 /// Error(Code::calibration) for a range that is not finite.
 void set_scales(QuantSpec& spec, std::span<const float> low, std::span<const float> high, const Shape& x);
 
-/// set_scales() from the ranges of the float32 tensor `x`, then, for the rules search and four_over_six and for specs
+/// set_scales() from the ranges of the numeric tensor `x`, then, for the rules search and four_over_six and for specs
 /// with an alternative format, of the scales near those the ones with the least squared error. `weight`: how much the
 /// error of each element counts, shape of x; empty: equally.
 void choose_scales(QuantSpec& spec, const Tensor& x, const Tensor& weight = {});
 
-/// Min and max per scale of `grain` over a float32 tensor; 0, 0 where there is no element. Error(Code::input) for a
+/// Min and max per scale of `grain` over a numeric tensor; 0, 0 where there is no element. Error(Code::input) for a
 /// NaN or an infinity; the caller knows whose it is and adds the name.
 void ranges_of(const Tensor& x, const Grain& grain, std::vector<float>& low, std::vector<float>& high);
 
@@ -117,7 +119,7 @@ std::vector<double> squared_errors(const Tensor& x, const Tensor& y, const Grain
 /// fewer, the bits in u16 above.
 DType code_type(const NumberFormat&);
 
-/// The spec with scales: its own, or those that the range of the float32 tensor `x` gives where it has none or is
+/// The spec with scales: its own, or those that the range of the numeric tensor `x` gives where it has none or is
 /// dynamic.
 QuantSpec with_scales(const QuantSpec& spec, const Tensor& x);
 
@@ -125,6 +127,18 @@ QuantSpec with_scales(const QuantSpec& spec, const Tensor& x);
 /// spec.codes when present. NaN becomes the zero point of integers. A bias (is_bias): i32 codes instead, scale must be
 /// present. Codes in the place of spec.ranges are those of zeros.
 Tensor quantize(const Tensor& x, const QuantSpec& spec);
+/// The same of a constant of any numeric type, made when somebody reads them: what looks at them in turn or in parts
+/// (Tensor::read) needs no memory for all. Requires: no codes. Those of ranges and biases are there at once.
+Tensor nearest_codes(const Tensor& data, const QuantSpec& spec);
+/// Some consecutive elements of a constant: themselves, what their codes mean, the codes.
+struct CodedPart {
+  std::size_t begin;
+  std::span<const float> x, coded;
+  std::span<const std::byte> codes;
+};
+/// Part by part, in order, a constant of any numeric type under a spec with scales; its codes, or the nearest where it
+/// has none. Requires: no ranges, no bias.
+void for_each_coded(const Tensor& data, const QuantSpec& spec, const std::function<void(const CodedPart&)>&);
 /// float32 values of such codes. Ranges come from their own codes, which they must have.
 Tensor dequantize(const Tensor& codes, const QuantSpec& spec);
 /// dequantize(quantize(x)): the value as a consumer of this use sees it. Dynamic specs take their scales from x.

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "formats/base/widest.h"
 #include "formats/ir/quant.h"
 
 namespace qtool::runs {
@@ -20,7 +21,7 @@ struct Run {
 
 /// Cuts a tensor of shape `x` into runs, in memory order.
 template <class F>
-void for_each_run(const Grain& grain, const Shape& x, F f) {
+QTOOL_INLINE inline void for_each_run(const Grain& grain, const Shape& x, F f) {
   const std::int64_t total = element_count(x);
   if (total == 0) return;
   if (grain.kind == Grain::Kind::tensor) {

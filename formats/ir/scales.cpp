@@ -225,20 +225,21 @@ QuantSpec multiplied(const QuantSpec& first, float ratio, std::span<const float>
 }  // namespace
 
 void choose_scales(QuantSpec& spec, const Tensor& given, const Tensor& weight) {
-  const Tensor x = outside_ranges(given, spec);
+  const Tensor data = outside_ranges(given, spec);
   std::vector<float> low, high;
-  ranges_of(x, spec.grain, low, high);
+  ranges_of(data, spec.grain, low, high);
   if (spec.rule == ScaleRule::search && spec.scale_format == &number::e8m0) {
     QuantSpec floor = spec;
     floor.rule = ScaleRule::floor;
-    set_scales(floor, low, high, x.shape());
+    set_scales(floor, low, high, data.shape());
     floor.rule = spec.rule;
     spec = std::move(floor);
   } else {
-    set_scales(spec, low, high, x.shape());
+    set_scales(spec, low, high, data.shape());
   }
   const std::vector<float> all = ratios(spec);
   if (all.size() == 1 && spec.alternative == nullptr) return;
+  const Tensor x = to_f32(data);
   const QuantSpec first = spec;
   std::vector<double> least(low.size(), std::numeric_limits<double>::infinity());
   const auto scale = spec.scale.write<float>();

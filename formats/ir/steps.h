@@ -20,8 +20,8 @@ struct Steps {
   Part from(std::size_t i) const { return {&scale[i], &zero[i], &minimum[i], &low[i], &high[i]}; }
 };
 
-/// Requires: the spec has `count` scales.
-Steps steps_of(const QuantSpec&, std::size_t count);
+/// Of the scales [first, first + count), which the spec has.
+Steps steps_of(const QuantSpec&, std::size_t first, std::size_t count);
 /// The lowest code that the spec uses.
 float lowest_code(const QuantSpec&);
 

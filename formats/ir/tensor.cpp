@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 
 #include "formats/base/error.h"
 #include "formats/base/file.h"
@@ -74,24 +75,52 @@ std::shared_ptr<Buffer> Buffer::allocate(std::size_t size, bool zeroed) {
   return buffer;
 }
 
-template <class F>
-void Buffer::for_each_piece(F f) const {
-  constexpr std::size_t piece = std::size_t{4} << 20, small = std::size_t{1} << 20;
-  for (std::size_t at = 0; at < size_; at += piece) {
-    const std::size_t n = std::min(piece, size_ - at);
-    f(at, n);
-    if (file_ != nullptr && size_ > small)
-      file_->release(static_cast<std::size_t>(data_ + at - file_->bytes().data()), n);
+std::shared_ptr<Buffer> Buffer::made(std::size_t size, Making making) {
+  QTOOL_ENSURE(making.part > 0 && making.make, "bytes that are made have a maker");
+  auto buffer = std::make_shared<Buffer>();
+  buffer->size_ = size;
+  buffer->making_ = std::move(making);
+  return buffer;
+}
+
+void Buffer::for_each_piece(const std::function<void(std::span<const std::byte>)>& f) const {
+  constexpr std::size_t typical = std::size_t{1} << 18;
+  if (making_.make) {
+    const std::size_t grain = std::lcm(making_.part, sizeof(std::uint64_t));
+    std::vector<std::byte> some(std::min(size_, (typical + grain - 1) / grain * grain));
+    for (std::size_t at = 0; at < size_; at += some.size()) {
+      const auto piece = std::span(some).first(std::min(some.size(), size_ - at));
+      making_.make(at, piece);
+      f(piece);
+    }
+  } else if (file_ != nullptr) {
+    file_->for_each_piece(place_in_file(), size_, f);
+  } else if (size_ > 0) {
+    f({data_, size_});
+  }
+}
+
+std::size_t Buffer::place_in_file() const { return static_cast<std::size_t>(data_ - file_->bytes().data()); }
+
+void Buffer::read(std::size_t from, std::span<std::byte> to) const {
+  if (to.empty()) return;
+  if (making_.make) {
+    QTOOL_ENSURE(from % making_.part == 0 && (to.size() % making_.part == 0 || from + to.size() == size_),
+                 "bytes are made in whole parts");
+    making_.make(from, to);
+  } else if (file_ != nullptr) {
+    file_->read(place_in_file() + from, to);
+  } else {
+    std::memcpy(to.data(), data_ + from, to.size());
   }
 }
 
 Digest Buffer::digest() const {
   const std::lock_guard lock(mutex_);
-  if (!digest_) {
-    Hasher hasher;
-    for_each_piece([&](std::size_t at, std::size_t n) { hasher.bytes(bytes().subspan(at, n)); });
-    digest_ = hasher.finish();
-  }
+  if (digest_) return *digest_;
+  Hasher hasher;
+  for_each_piece([&](std::span<const std::byte> piece) { hasher.bytes(piece); });
+  digest_ = hasher.finish();
   return *digest_;
 }
 
@@ -128,7 +157,7 @@ std::shared_ptr<Buffer> Buffer::kept_copy() const {
 
 std::shared_ptr<Buffer> Buffer::copy(Lasting lasting) const {
   std::shared_ptr<std::byte> block = memory_block(size_, false, lasting);
-  for_each_piece([&](std::size_t at, std::size_t n) { std::memcpy(block.get() + at, data_ + at, n); });
+  read(0, {block.get(), size_});
   const std::span<const std::byte> bytes(block.get(), size_);
   return view(bytes, std::move(block));
 }
@@ -143,7 +172,7 @@ Tensor::Tensor(DType dtype, Shape shape) : dtype_(dtype), shape_(std::move(shape
 
 Tensor::Tensor(DType dtype, Shape shape, std::shared_ptr<Buffer> buffer)
     : dtype_(dtype), shape_(std::move(shape)), count_(element_count(shape_)), buffer_(std::move(buffer)) {
-  QTOOL_ENSURE(buffer_ && buffer_->bytes().size() == byte_size(dtype_, count_), "buffer and shape agree");
+  QTOOL_ENSURE(buffer_ && buffer_->size() == byte_size(dtype_, count_), "buffer and shape agree");
 }
 
 Tensor Tensor::unset(DType dtype, Shape shape) {
@@ -164,10 +193,8 @@ Tensor Tensor::strings(Shape shape, std::vector<std::string> values) {
 std::span<std::byte> Tensor::write_bytes() {
   QTOOL_ENSURE(buffer_ != nullptr, "only a tensor with data is written");
   if (!buffer_->writable() || buffer_.use_count() > 1) {
-    auto own = Buffer::allocate(buffer_->bytes().size(), false);
-    if (!buffer_->bytes().empty()) {
-      std::memcpy(const_cast<std::byte*>(own->data_), buffer_->data_, buffer_->size_);
-    }
+    auto own = Buffer::allocate(buffer_->size(), false);
+    buffer_->read(0, {const_cast<std::byte*>(own->data_), own->size_});
     buffer_ = std::move(own);
   } else {
     buffer_->digest_.reset();  // nobody else holds these bytes, nor asks for their digest

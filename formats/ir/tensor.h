@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -119,16 +120,30 @@ struct DTypeOf<bool> {
   static constexpr DType value = DType::boolean;
 };
 
-/// Bytes with an owner: heap memory, or a window into something mapped. Read-only once shared.
+/// How bytes that follow from others are made when somebody reads them, instead of being held.
+struct Making {
+  /// Bytes from multiples of this on can be made by themselves.
+  std::size_t part = 1;
+  /// Writes all of `out`, the bytes from `from` on. Thread-safe; the same bytes each time.
+  std::function<void(std::size_t from, std::span<std::byte> out)> make;
+};
+
+/// Bytes with an owner: heap memory, or a window into something mapped; or none, and how they are made. Read-only once
+/// shared.
 class Buffer {
  public:
   /// Heap memory of `size` bytes, aligned to 64; zeroed, or as it was found.
   static std::shared_ptr<Buffer> allocate(std::size_t size, bool zeroed = true);
   /// Bytes owned by `owner` (a mapping); never written.
   static std::shared_ptr<Buffer> view(std::span<const std::byte> bytes, std::shared_ptr<const void> owner);
-  /// A part of a file. Where it is copied, its pages go back to the system.
+  /// A part of a file. Where it is copied or looked at in pieces, its pages are not touched.
   static std::shared_ptr<Buffer> view(std::span<const std::byte> part, const MappedFile& file);
-  std::span<const std::byte> bytes() const { return {data_, size_}; }
+  /// bytes() makes them once and keeps them; aligned(), digest() and read() do not.
+  static std::shared_ptr<Buffer> made(std::size_t size, Making);
+  std::size_t size() const { return size_; }
+  std::span<const std::byte> bytes() const {
+    return making_.make ? kept_copy()->bytes() : std::span<const std::byte>(data_, size_);
+  }
   /// bytes() at a multiple of `align`: where a file holds them elsewhere, a copy that stays with the buffer.
   /// Thread-safe.
   std::span<const std::byte> bytes(std::size_t align) const {
@@ -137,28 +152,39 @@ class Buffer {
   /// `buffer` itself, or such a copy, which goes with the last that holds it; until then all get the same.
   /// Thread-safe.
   static std::shared_ptr<Buffer> aligned(const std::shared_ptr<Buffer>& buffer, std::size_t align);
+  /// Copies the bytes from `from` on, of which nothing stays in memory but `to`. Of those that are made `from` is a
+  /// multiple of part(), and so is the end, or it is the end of all.
+  void read(std::size_t from, std::span<std::byte> to) const;
+  std::size_t part() const { return making_.make ? making_.part : 1; }
+  /// Gives all bytes in order, in pieces of 8-byte words (but for the end); of those that lie in a file or are made
+  /// only one is in memory at a time.
+  void for_each_piece(const std::function<void(std::span<const std::byte>)>&) const;
+  /// Where they lie, if they do without being made.
+  const std::byte* address() const { return data_; }
+  /// Whether they lie in a file.
+  bool is_mapped() const { return file_ != nullptr; }
   bool writable() const { return writable_; }
   /// Of the bytes; computed when first asked for. Thread-safe.
   Digest digest() const;
 
  private:
   friend class Tensor;
-  bool is_aligned(std::size_t align) const { return reinterpret_cast<std::uintptr_t>(data_) % align == 0; }
+  bool is_aligned(std::size_t align) const {
+    return !making_.make && reinterpret_cast<std::uintptr_t>(data_) % align == 0;
+  }
   std::shared_ptr<Buffer> kept_copy() const;
   std::shared_ptr<Buffer> copy(Lasting) const;
-  /// f(offset, size) for parts that make up all; large ones of a file are let go of once they were read, so that not
-  /// all of it is there at once.
-  template <class F>
-  void for_each_piece(F f) const;
+  std::size_t place_in_file() const;
   mutable std::mutex mutex_;                // guards the next three
   mutable std::optional<Digest> digest_;    // dropped when a tensor is about to write
-  mutable std::shared_ptr<Buffer> kept_;    // aligned copies
+  mutable std::shared_ptr<Buffer> kept_;    // aligned copies, and what was made
   mutable std::weak_ptr<Buffer> borrowed_;  // one that others hold
   const std::byte* data_ = nullptr;
   std::size_t size_ = 0;
   bool writable_ = false;
   std::shared_ptr<const void> owner_;
   const MappedFile* file_ = nullptr;  // the owner, where that is a file
+  Making making_;
 };
 
 class Tensor {
@@ -194,7 +220,7 @@ class Tensor {
   const Shape& shape() const { return shape_; }
   std::int64_t rank() const { return static_cast<std::int64_t>(shape_.size()); }
   std::int64_t count() const { return count_; }
-  std::size_t size_bytes() const { return buffer_ ? buffer_->bytes().size() : 0; }
+  std::size_t size_bytes() const { return buffer_ ? buffer_->size() : 0; }
 
   /// T must match dtype (std::uint16_t also reads f16 and bf16; std::uint8_t any packed or 8-bit type).
   template <class T>
@@ -216,6 +242,15 @@ class Tensor {
     return {reinterpret_cast<T*>(b.data()), b.size() / sizeof(T)};
   }
   std::span<const std::byte> bytes() const { return buffer_ ? buffer_->bytes() : std::span<const std::byte>{}; }
+  /// Of its buffer; the first two require one.
+  void read(std::size_t from, std::span<std::byte> to) const { buffer_->read(from, to); }
+  std::size_t part() const { return buffer_->part(); }
+  /// Buffer::for_each_piece(); nothing of a tensor without a buffer.
+  void for_each_piece(const std::function<void(std::span<const std::byte>)>& f) const {
+    if (buffer_) buffer_->for_each_piece(f);
+  }
+  const std::byte* address() const { return buffer_ ? buffer_->address() : nullptr; }
+  bool is_mapped() const { return buffer_ && buffer_->is_mapped(); }
   std::span<std::byte> write_bytes();
   /// SHA-256 of bytes(), kept with them: tensors that share bytes hash them once. Nobody may write through a span that
   /// write() gave before this was called.
