@@ -19,7 +19,7 @@ constexpr double in_place = 0.83;              // of the values alive: kernels w
 constexpr double apart = 4.5 * mebi;           // most that the places of one model's values leave unused between them
 constexpr double node_bytes = 10000;           // of a node in all graphs that are held at one time
 constexpr double kernel_bytes = 6 * mebi;      // of each thread's kernels, with two samples side by side
-constexpr double hashed_part = 16 * mebi;      // of a file that is hashed: pages that are mapped together
+constexpr double looked_at = 16 * mebi;        // of a file: pages that are mapped together before they are let go
 
 /// Extents of one batch, where data tell them; else of one made-up run.
 class Batches {
@@ -64,11 +64,13 @@ class Batches {
   Feeds feeds_;
 };
 
-/// Bytes of the constants of a graph, each buffer once; those that `known` has are left out.
-double constant_bytes(const Graph& graph, std::set<const std::byte*> known = {}) {
+/// Bytes of the constants of a graph, each buffer once; those that `known` has are left out, and integers where only
+/// floats count.
+double constant_bytes(const Graph& graph, std::set<const std::byte*> known = {}, bool only_floats = false) {
   double sum = 0;
   for (const ValueId v : graph.values()) {
     if (!graph.is_constant(v) || graph[v].data.dtype() == DType::string) continue;
+    if (only_floats && !is_float(graph[v].data.dtype())) continue;
     if (known.insert(graph[v].data.bytes().data()).second) sum += static_cast<double>(graph[v].data.size_bytes());
   }
   return sum;
@@ -109,7 +111,8 @@ class Pricer {
         weights_(constant_bytes(in.original)) {}
 
   Price run() {
-    held_ = program_bytes + node_bytes * nodes_ + weights_ + calib_.bytes() + (in_.eval ? judged_.bytes() : 0);
+    held_ = program_bytes + node_bytes * nodes_ + (runs() ? weights_ : std::min(weights_, looked_at)) + calib_.bytes() +
+            (in_.eval ? judged_.bytes() : 0);
     read();
     steps();
     write();
@@ -124,6 +127,9 @@ class Pricer {
  private:
   const Rates& rates() const { return in_.rates; }
 
+  /// Whether models are run, which holds weights and codes; else they are looked at part by part.
+  bool runs() const { return in_.calib || in_.eval || in_.samples > 0; }
+
   void phase(std::string what, double ns, double bytes) {
     price_.phases.push_back({std::move(what), ns / ns_per_second, static_cast<std::uint64_t>(held_ + bytes)});
   }
@@ -136,7 +142,7 @@ class Pricer {
     constexpr double looks = 3;  // at the pages of the file: they come and go with each
     const double ns = rates().start + (rates().read + rates().hash + looks * rates().touch) * weights_ +
                       rates().scan * weights_ / 4 + rates().node_look * nodes_ + (rates().hash + rates().read) * data;
-    phase("read", ns, std::min(weights_, hashed_part));
+    phase("read", ns, std::min(weights_, looked_at));
   }
 
   void steps() {
@@ -150,7 +156,7 @@ class Pricer {
     for (const ForecastWeights& w : in_.forecast.weights) {
       const auto n = static_cast<double>(w.elements);
       ns += n * (w.kind == "search" ? rates().search : rates().round);
-      largest = std::max(largest, n * (w.kind == "search" ? 13.0 : 4.0));
+      if (w.kind == "search") largest = std::max(largest, n * 13);
     }
     held_ += codes_bytes();
     if (ns > 0) phase("round weights", shared(ns), largest * in_.threads);
@@ -163,8 +169,8 @@ class Pricer {
     for (const NodeId n : in_.decided.nodes()) {
       for (const Use& use : in_.decided[n].inputs) {
         if (!use.quant || !seen.insert(use.quant.get()).second) continue;
-        sum += static_cast<double>(use.quant->codes.size_bytes() + use.quant->scale.size_bytes() +
-                                   use.quant->zero_point.size_bytes());
+        sum += static_cast<double>(use.quant->scale.size_bytes() + use.quant->zero_point.size_bytes());
+        if (runs()) sum += static_cast<double>(use.quant->codes.size_bytes());
       }
     }
     return sum;
@@ -252,13 +258,15 @@ class Pricer {
         if (use.quant && !use.quant->codes.empty()) known.insert(use.quant->codes.bytes().data());
       }
     }
-    const double made = constant_bytes(in_.lowered, std::move(known));
+    const double made = constant_bytes(in_.lowered, known);
+    const double beside = runs() ? made : constant_bytes(in_.lowered, known, /*only_floats=*/true);  // scales
     const auto bytes = static_cast<double>(in_.output_bytes);
     const double ns = made * rates().pack + bytes * (rates().write + rates().read + 2 * rates().hash) +
                       4 * rates().node_look * nodes_;  // emitter, lock, reader, verifier
-    phase("write", ns, made);
-    // As it was made, as it is hashed, and as the reader maps it.
-    phase("verify", rates().read * bytes, made + 2.75 * std::min(bytes, hashed_part));
+    phase("write", ns, beside);
+    // As it was made, where it was held, as it is hashed, and as the reader maps it.
+    const double looks = 2.75 * (runs() ? std::min(bytes, looked_at) : std::min(bytes, looked_at / 2));
+    phase("verify", rates().read * bytes, beside + looks);
     written_ = bytes;
   }
 

@@ -19,7 +19,9 @@ Tensor packed(const QuantSpec& spec, std::int64_t n, std::int64_t k, int k_axis)
   if (is_absent(spec.codes)) return absent(DType::u8, {bytes});
   Tensor result(DType::u8, {bytes});
   const auto to = result.write<std::uint8_t>();
-  const auto codes = spec.codes.read<std::uint8_t>();
+  Tensor held = spec.codes;
+  held.align();
+  const auto codes = held.read<std::uint8_t>();
   for (std::int64_t i = 0; i < n; ++i) {
     for (std::int64_t j = 0; j < k; ++j) {
       const std::int64_t at = i * k + j;

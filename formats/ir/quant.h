@@ -145,7 +145,7 @@ Tensor dequantize(const Tensor& codes, const QuantSpec& spec);
 /// f16 and bf16 tensors keep their type.
 Tensor fake_quantize(const Tensor& x, const QuantSpec& spec);
 
-/// Codes packed as ONNX stores them: dtype spec.format->onnx, shape of `codes`.
+/// Codes packed as ONNX stores them, made when they are read: dtype spec.format->onnx, shape of `codes`.
 Tensor pack_codes(const Tensor& codes, const QuantSpec& spec);
 /// One element per code again, i8 or u8, or u16 for types of 16 bits.
 Tensor unpack_codes(const Tensor& packed);

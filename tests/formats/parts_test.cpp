@@ -242,3 +242,18 @@ TEST_CASE("models with weights that are made are written like others, on any num
     if (above > 0) CHECK(files[0] == "m.onnx" + expected);
   }
 }
+
+TEST_CASE("packed codes that are made part by part are those of all") {
+  for (const NumberFormat* format : {&number::int4, &number::uint4, &number::uint2, &number::e2m3}) {
+    QuantSpec spec;
+    spec.format = format;
+    spec.grain = {Grain::Kind::groups, 1, 32, 0};
+    const Tensor x = normals({501, 333}, 5);
+    std::vector<float> low, high;
+    ranges_of(x, spec.grain, low, high);
+    set_scales(spec, low, high, x.shape());
+    const Tensor all = pack_codes(quantize(x, spec), spec), parts = pack_codes(nearest_codes(x, spec), spec);
+    CHECK(parts.digest() == all.digest());
+    CHECK(unpack_codes(parts).same_bytes(quantize(x, spec)));
+  }
+}
