@@ -424,7 +424,8 @@ Comparison compare(const Graph& reference, const Graph& candidate, Reading readi
     other_wanted.push_back(pair.candidate);
   }
   KnownOutputs known(layers ? OutputsKept() : unfinished.reference, wanted, data.batches());
-  const Executor executor(reference, Reading::reference, threads), other(candidate, reading, threads);
+  const Executor executor(reference, Reading::reference, threads, data.batches()),
+      other(candidate, reading, threads, data.batches());
   DatasetRun run(reference, executor, data, bound, wanted), other_run(candidate, other, data, bound, other_wanted);
   const auto work = [&](std::int64_t i, Turn& turn) {
     const std::vector<std::int64_t> labels = to_int64s(data.labels(i));

@@ -65,7 +65,7 @@ void Executor::Plan::run_step(const PlanStep& step, Slots& slots, std::span<cons
     if (i < prepared.size() && !fed) prepared[i] = step.prepared[i].get();
     const bool last = record == nullptr && slots[o.slot] && is_last(step, i, dying);
     inputs.push_back(last ? std::move(*slots[o.slot]) : fetch(o, slots));
-    if (inputs.back().align()) keep_aligned(o.value, inputs.back());
+    if (inputs.back().align() && keeps) keep_aligned(o.value, inputs.back());
   }
   std::function<std::vector<Tensor>(const Graph&, std::vector<Tensor>)> run_body;
   std::vector<Tensor> outer;
@@ -169,14 +169,15 @@ Slots Executor::Plan::start(const Feeds& feeds, std::vector<std::uint8_t>& given
   return slots;
 }
 
-Executor::Executor(const Graph& graph, Reading reading, Threads& threads) {
+Executor::Executor(const Graph& graph, Reading reading, Threads& threads, std::int64_t runs) {
+  const bool keeps = runs >= many_runs;
   if (graph.model && calls_functions(graph, graph.model->functions)) {
     auto inlined = std::make_shared<const Graph>(inline_functions(graph));
-    auto plan = std::make_unique<Plan>(*inlined, reading, threads);
+    auto plan = std::make_unique<Plan>(*inlined, reading, threads, keeps);
     plan->owned = std::move(inlined);
     plan_ = std::move(plan);
   } else {
-    plan_ = std::make_unique<const Plan>(graph, reading, threads);
+    plan_ = std::make_unique<const Plan>(graph, reading, threads, keeps);
   }
 }
 

@@ -30,8 +30,9 @@ using Feeds = std::map<ValueId, Tensor>;
 class Executor {
  public:
   /// Keeps references to `graph` and `threads`; both must outlive it. Error(Code::input) naming the first node whose
-  /// operator or opset is unknown.
-  Executor(const Graph& graph, Reading reading, Threads& threads);
+  /// operator or opset is unknown. `runs`: how many there will be; for a few it is not worth the memory to keep copies
+  /// of weights that lie askew in their file.
+  Executor(const Graph& graph, Reading reading, Threads& threads, std::int64_t runs = many_runs);
   ~Executor();
   Executor(const Executor&) = delete;
   Executor& operator=(const Executor&) = delete;
@@ -66,6 +67,7 @@ class Executor {
   std::vector<Tensor> gradients(const Feeds& feeds, const Feeds& seeds, std::span<const ValueId> wanted) const;
 
   struct Plan;  // calib/executor_plan.h
+  static constexpr std::int64_t many_runs = 5;
 
  private:
   std::unique_ptr<const Plan> plan_;

@@ -191,8 +191,8 @@ PlanStep& Executor::Plan::add_step(NodeId id, const Node& node, const OpDef& def
   step.opset = opset_of(graph, node);
   for (const Use& use : node.inputs) step.inputs.push_back(operand(use, Form::floats, &node, building));
   for (const Use& use : node.captured) step.captured.push_back(operand(use, Form::floats, nullptr, building));
-  for_each_body(node,
-                [&](const Graph& body) { step.bodies.push_back(std::make_unique<Plan>(body, reading, threads)); });
+  for_each_body(
+      node, [&](const Graph& body) { step.bodies.push_back(std::make_unique<Plan>(body, reading, threads, keeps)); });
   for (const ValueId v : node.outputs) {
     if (v != ValueId::none) producer[index(v)] = static_cast<std::uint32_t>(steps.size());
   }
@@ -231,10 +231,11 @@ bool Executor::Plan::add_step_on_codes(NodeId id, const Node& node, Building& bu
   return true;
 }
 
-Executor::Plan::Plan(const Graph& g, Reading r, Threads& t)
+Executor::Plan::Plan(const Graph& g, Reading r, Threads& t, bool keeps_copies)
     : graph(g),
       reading(r),
       threads(t),
+      keeps(keeps_copies),
       producer(g.value_slots(), no_step),
       constants(g.value_slots()),
       slot_count(g.value_slots()) {

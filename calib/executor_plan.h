@@ -62,7 +62,7 @@ struct Record {
 };
 
 struct Executor::Plan {
-  Plan(const Graph&, Reading, Threads&);
+  Plan(const Graph&, Reading, Threads&, bool keeps);
 
   using Visit = Executor::Visit;
   /// What outlives its last use: nothing, the wanted values (to the end), or operands before fake_quantize() (to the
@@ -87,6 +87,7 @@ struct Executor::Plan {
   const Graph& graph;
   Reading reading;
   Threads& threads;
+  const bool keeps;            // copies of constants that lie askew, from run to run
   std::deque<Node> own_nodes;  // nodes of steps on codes that the graph has not
   std::vector<PlanStep> steps;
   std::vector<std::uint32_t> producer;  // by value: index of its step, or no_step

@@ -244,6 +244,7 @@ JobResult run_job(const JobRequest& request, Journal& journal) {
   JobResult result;
   result.output = plan.output;
   result.latency = tell_latency(original, graph, calib ? calib.get() : eval.get(), target, journal);
+  graph = lowered = Graph();  // codes and scales: what follows reads the file
   result.input_bytes = model_bytes(request.model, original);
   result.output_bytes = staging.bytes();
   if (eval || calib) {

@@ -26,8 +26,9 @@ struct Row {
 /// Rows of codes with the numbers that belong to them.
 class Rows {
  public:
-  Rows(const Coded& coded, const Numbers& numbers, bool transposed)
-      : coded_(coded), numbers_(numbers), transposed_(transposed) {}
+  /// `some`: few of the rows will be visited.
+  Rows(const Coded& coded, const Numbers& numbers, bool transposed, bool some, Pages& pages)
+      : coded_(coded), numbers_(numbers), transposed_(transposed), some_(some), pages_(pages) {}
 
   /// f(row number, row) for rows [begin, end).
   template <class F>
@@ -74,12 +75,14 @@ class Rows {
         float* to = lines.data() + r * width + from;
         for (std::int64_t i = 0; i < m; ++i) to[i] = square[static_cast<std::size_t>(i)][static_cast<std::size_t>(r)];
       }
+      if (some_) pages_.after(m * coded_.rows);  // whole lines were fetched for a few of their numbers
     }
   }
 
   const Coded& coded_;
   const Numbers& numbers_;
-  const bool transposed_;
+  const bool transposed_, some_;
+  Pages& pages_;
 };
 
 struct Limits {
@@ -118,7 +121,7 @@ class Comparison {
              Threads& threads)
       : coded_(coded),
         numbers_(numbers),
-        rows_(coded, numbers, transposed),
+        rows_(coded, numbers, transposed, every > 1, pages),
         transposed_(transposed),
         pages_(pages),
         threads_(threads),

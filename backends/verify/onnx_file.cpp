@@ -83,7 +83,7 @@ class Reader {
       if (field->number == 5) {
         TensorView t = tensor(field->bytes);
         // Looking at its head may have fetched many pages around it.
-        constexpr std::size_t large = 1 << 20;
+        constexpr std::size_t large = 1 << 16;
         if (field->bytes.size() > large) file_.release(0, file_.bytes().size());
         if (!g.constants.emplace(t.name, t).second) broken("initializer " + quoted(t.name) + " occurs twice");
       }

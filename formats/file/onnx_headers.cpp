@@ -185,8 +185,14 @@ namespace {
 template <class F>
 bool parse_with(const MappedFile& file, const std::string& source, onnx::ModelProto& model, const F& header) {
   bool walked = file.bytes().size() <= max_message_bytes;
+  const auto short_tensor = [&](std::span<const std::byte> tensor) {
+    auto shortened = header(tensor);
+    // Looking at its head may have fetched megabytes around it.
+    if (shortened) file.release(0, file.bytes().size());
+    return shortened;
+  };
   const auto short_graph = [&](std::span<const std::byte> graph) {
-    auto changed = with_changed(graph, onnx::GraphProto::kInitializerFieldNumber, header);
+    auto changed = with_changed(graph, onnx::GraphProto::kInitializerFieldNumber, short_tensor);
     walked = walked && changed;
     return changed;
   };
