@@ -57,7 +57,18 @@ std::vector<float> effective_scales(const QuantSpec& spec) {
   return effective(spec, 0, static_cast<std::size_t>(spec.scale.count()));
 }
 
+QuantSpec without_ranges(QuantSpec spec) {
+  spec.ranges.clear();
+  return spec;
+}
+
 float lowest_code(const QuantSpec& spec) { return spec.format->lowest + (spec.narrow ? 1.0f : 0.0f); }
+
+void check_scales(const QuantSpec& spec, const Shape& x) {
+  QTOOL_ENSURE(!spec.scale.empty(), "a quant spec has scales when codes are made");
+  const auto wanted = element_count(scale_shape(spec.grain, x));
+  QTOOL_ENSURE(spec.scale.count() == wanted, "scales fit the value and its grain");
+}
 
 Steps steps_of(const QuantSpec& spec, std::size_t first, std::size_t count) {
   QTOOL_ENSURE(spec.format != nullptr, "a quant spec names its format");

@@ -20,8 +20,12 @@ struct Steps {
   Part from(std::size_t i) const { return {&scale[i], &zero[i], &minimum[i], &low[i], &high[i]}; }
 };
 
+/// Error(Code::internal) unless the spec has the scales of a value of shape `x`.
+void check_scales(const QuantSpec&, const Shape& x);
 /// Of the scales [first, first + count), which the spec has.
 Steps steps_of(const QuantSpec&, std::size_t first, std::size_t count);
+/// The spec itself, without parts that are decided otherwise.
+QuantSpec without_ranges(QuantSpec);
 /// The lowest code that the spec uses.
 float lowest_code(const QuantSpec&);
 

@@ -208,7 +208,7 @@ TEST_CASE("a gibibyte of weights is planned in less than a second and without th
   const double bytes = report.find("output_bytes")->as_number(), codes = width * width + width * 5;
   CHECK(bytes > codes);
   CHECK(bytes < codes + 2048);
-  CHECK(report.find("peak_bytes")->as_number() > static_cast<double>(weight));
+  CHECK(report.find("peak_bytes")->as_number() < static_cast<double>(weight) / 8);  // it is looked at part by part
   CHECK(report.find("seconds")->as_number() > 0);
 }
 
