@@ -7,6 +7,7 @@
 #include <functional>
 #include <numeric>
 
+#include "cli/text.h"
 #include "formats/base/hash.h"
 #include "formats/base/widest.h"
 
@@ -104,16 +105,12 @@ void add_numbers(LockedUse& row, const QuantSpec& spec) {
 
 OutputErrors::OutputErrors(const LayerInputs& inputs, const std::vector<Json>& folds, Threads& threads)
     : inputs_(inputs), threads_(threads) {
-  const auto text = [](const Json& fold, std::string_view name) {
-    const Json* member = fold.find(name);
-    return member && member->is_string() ? member->as_string() : std::string();
-  };
   for (const Json& fold : folds) {
-    const std::string factors = text(fold, "inputs");
-    if (text(fold, "side") == "inputs") unlike_.insert(text(fold, "into"));
-    if (text(fold, "pass") != "equalize_layers" || factors.empty()) continue;
+    const std::string factors = text_in(fold, "inputs");
+    if (text_in(fold, "side") == "inputs") unlike_.insert(text_in(fold, "into"));
+    if (text_in(fold, "pass") != "equalize_layers" || factors.empty()) continue;
     const std::vector<double> more = exact_numbers(factors);
-    std::vector<double>& all = divisors_[text(fold, "node")];
+    std::vector<double>& all = divisors_[text_in(fold, "node")];
     all.resize(more.size(), 1.0);
     std::transform(more.begin(), more.end(), all.begin(), all.begin(), std::multiplies<>());
   }

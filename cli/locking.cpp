@@ -7,6 +7,7 @@
 #include <set>
 
 #include "cli/lock_constants.h"
+#include "cli/text.h"
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "formats/base/hash.h"
@@ -24,11 +25,6 @@ struct Decided {
   std::map<std::string, int> rules;  // by node
   std::set<std::string> fed_back;    // steps whose codes are not the nearest ones
 };
-
-std::string text_in(const Json& fact, std::string_view name) {
-  const Json* member = fact.find(name);
-  return member && member->is_string() ? member->as_string() : std::string();
-}
 
 UseKey key_in(const Json& pair) {
   return {pair.as_array().at(0).as_string(), static_cast<int>(pair.as_array().at(1).as_integer())};

@@ -42,7 +42,7 @@ void hash_constants(const Graph& graph, Hasher& hasher) {
 
 void hash_file(const fs::path& file, Hasher& hasher, const std::stop_token& stop) {
   const MappedFile mapped(file);
-  mapped.for_each_piece(0, mapped.bytes().size(), [&](std::span<const std::byte> piece) {
+  Buffer::view(mapped.bytes(), mapped)->for_each_piece([&](std::span<const std::byte> piece) {
     check_stop(stop);
     hasher.bytes(piece);
   });

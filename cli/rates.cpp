@@ -7,6 +7,7 @@
 #include <system_error>
 
 #include "calib/doctor.h"
+#include "cli/text.h"
 #include "formats/base/error.h"
 #include "formats/base/file.h"
 #include "formats/base/json.h"
@@ -19,11 +20,6 @@ constexpr std::string_view schema = "qtool.rates/1";
 std::string variable(const char* name) {
   const char* value = std::getenv(name);
   return value ? value : "";
-}
-
-std::string text_of(const Json& json, std::string_view name) {
-  const Json* value = json.find(name);
-  return value && value->is_string() ? value->as_string() : "";
 }
 
 }  // namespace
@@ -41,8 +37,8 @@ Rates known_rates() {
   if (file.empty() || !std::filesystem::is_regular_file(file, error)) return {};
   try {
     const Json json = Json::parse(read_text(file), file.string());
-    if (text_of(json, "schema") != schema || text_of(json, "qtool") != QTOOL_VERSION) return {};
-    if (text_of(json, "processor") != processor_name()) return {};
+    if (text_in(json, "schema") != schema || text_in(json, "qtool") != QTOOL_VERSION) return {};
+    if (text_in(json, "processor") != processor_name()) return {};
     const Json* list = json.find("ns");
     Rates rates;
     bool whole = list != nullptr;

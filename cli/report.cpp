@@ -12,15 +12,10 @@
 namespace qtool {
 namespace {
 
-std::string member(const Json& fact, std::string_view name) {
-  const Json* value = fact.find(name);
-  return value && value->is_string() ? value->as_string() : std::string();
-}
-
 Json facts_of(const std::vector<Json>& facts, std::string_view kind) {
   Json list = Json::array();
   for (const Json& fact : facts) {
-    if (member(fact, "kind") != kind) continue;
+    if (text_in(fact, "kind") != kind) continue;
     Json rest = Json::object();
     for (const auto& [name, value] : fact.as_object()) {
       if (name != "kind") rest.set(name, value);
@@ -163,14 +158,14 @@ std::string layer_errors_text(const std::vector<Json>& facts, const char* from, 
   constexpr std::size_t most = 5;
   std::vector<const Json*> layers;
   for (const Json& fact : facts) {
-    if (member(fact, "kind") == "layer" && fact.find(from) != nullptr) layers.push_back(&fact);
+    if (text_in(fact, "kind") == "layer" && fact.find(from) != nullptr) layers.push_back(&fact);
   }
   const auto error = [](const Json* fact, const char* name) { return fact->find(name)->as_number(); };
   std::stable_sort(layers.begin(), layers.end(),
                    [&](const Json* a, const Json* b) { return error(a, "error") > error(b, "error"); });
   Table table({"error of outputs, share of their power", "as written", title});
   for (std::size_t i = 0; i < std::min(most, layers.size()); ++i) {
-    table.row({member(*layers[i], "node"), percent(error(layers[i], "error")), percent(error(layers[i], from))});
+    table.row({text_in(*layers[i], "node"), percent(error(layers[i], "error")), percent(error(layers[i], from))});
   }
   return table.empty() ? "" : table.text();
 }
@@ -178,10 +173,10 @@ std::string layer_errors_text(const std::vector<Json>& facts, const char* from, 
 std::string decisions_text(const std::vector<Json>& facts) {
   Groups emitted, skipped, slower;
   for (const Json& fact : facts) {
-    const std::string kind = member(fact, "kind"), node = member(fact, "node");
-    if (kind == "emit") emitted.add(member(fact, "kernel"), node);
-    if (kind == "skip") skipped.add(member(fact, "pass") + ": " + member(fact, "why"), node);
-    if (kind == "slower") slower.add(member(fact, "why"), node);
+    const std::string kind = text_in(fact, "kind"), node = text_in(fact, "node");
+    if (kind == "emit") emitted.add(text_in(fact, "kernel"), node);
+    if (kind == "skip") skipped.add(text_in(fact, "pass") + ": " + text_in(fact, "why"), node);
+    if (kind == "slower") slower.add(text_in(fact, "why"), node);
   }
   std::string text = emitted.text("quantized:");
   for (const std::string& more : {skipped.text("skipped:"), slower.text("larger or slower than float:")}) {
@@ -217,7 +212,7 @@ std::string job_text(const JobRequest& request, const JobResult& result, const s
     const auto& limits = gate->as_array();
     const auto count = [&](std::string_view verdict) {
       return std::count_if(limits.begin(), limits.end(),
-                           [&](const Json& l) { return member(l, "verdict") == verdict; });
+                           [&](const Json& l) { return text_in(l, "verdict") == verdict; });
     };
     const std::string all = std::to_string(limits.size()) + (limits.size() == 1 ? " limit" : " limits");
     const auto missed = count("missed"), undecided = count("undecided");

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdio>
 
+#include "formats/base/json.h"
 #include "formats/base/memory.h"
 
 namespace qtool {
@@ -26,6 +27,11 @@ std::size_t width_of(std::string_view text) {
 }
 
 }  // namespace
+
+std::string text_in(const Json& object, std::string_view name) {
+  const Json* member = object.find(name);
+  return member && member->is_string() ? member->as_string() : std::string();
+}
 
 std::string printable(std::string_view text) {
   static constexpr char digits[] = "0123456789abcdef";

@@ -9,6 +9,10 @@
 
 namespace qtool {
 
+class Json;
+
+/// The member of an object where it is text; else empty.
+std::string text_in(const Json& object, std::string_view name);
 /// Control characters (which could drive a terminal) as \xNN; newlines and tabs stay.
 std::string printable(std::string_view);
 /// "12.35"; infinities as "inf".

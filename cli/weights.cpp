@@ -79,7 +79,7 @@ class Scanned {
       found[at] = scan(large_[at]);
       if (threads.count() > 1) large_[at].digest();
     });
-    for (std::size_t i = 0; i < found.size(); ++i) found_.emplace(large_[i].address(), found[i]);
+    for (std::size_t i = 0; i < found.size(); ++i) found_[large_[i].address()] = found[i];
   }
 
   Found operator()(const Tensor& t) const {
@@ -92,7 +92,7 @@ class Scanned {
     constexpr std::size_t large = std::size_t{64} << 10;
     for (const ValueId v : graph.values()) {
       const Tensor& t = graph[v].data;
-      if (is_float(t.dtype()) && t.size_bytes() >= large && seen_.insert(t.address()).second) large_.push_back(t);
+      if (is_float(t.dtype()) && t.size_bytes() >= large && found_.try_emplace(t.address()).second) large_.push_back(t);
     }
     for (const NodeId n : graph.nodes()) {
       for_each_body(graph[n], [&](const Graph& body) { collect(body); });
@@ -100,7 +100,6 @@ class Scanned {
   }
 
   std::vector<Tensor> large_;
-  std::set<const std::byte*> seen_;
   std::map<const std::byte*, Found> found_;
 };
 

@@ -8,6 +8,7 @@
 #include "backends/onnx/rules.h"
 #include "formats/base/error.h"
 #include "formats/ir/absent.h"
+#include "formats/ir/pack_bits.h"
 
 namespace qtool::onnx_form {
 namespace {

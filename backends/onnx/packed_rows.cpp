@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "formats/base/widest.h"
+#include "formats/ir/pack_bits.h"
 
 namespace qtool::onnx_form {
 namespace {
@@ -101,32 +102,6 @@ class PackedRows {
 };
 
 }  // namespace
-
-void pack_bits(const std::uint8_t* codes, std::int64_t count, int bits, std::byte* out) {
-  auto* const to = reinterpret_cast<std::uint8_t*>(out);
-  std::int64_t i = 0;
-  with_widest_vectors([&]() QTOOL_INLINE {
-    if (bits == 8) {
-      for (; i < count; ++i) to[i] = codes[i];
-    } else if (bits == 4) {
-      for (; i + 2 <= count; i += 2) {
-        std::uint16_t two;  // the first in the low byte
-        std::memcpy(&two, codes + i, 2);
-        to[i / 2] = static_cast<std::uint8_t>((two & 0x0f) | (two >> 4 & 0xf0));
-      }
-    } else {
-      for (; i + 4 <= count; i += 4) {
-        to[i / 4] = static_cast<std::uint8_t>((codes[i] & 3) | (codes[i + 1] & 3) << 2 | (codes[i + 2] & 3) << 4 |
-                                              codes[i + 3] << 6);
-      }
-    }
-  });
-  const int per_byte = 8 / bits;
-  for (; i < count; ++i) {
-    const auto code = static_cast<unsigned>(codes[i] & ((1 << bits) - 1));
-    to[i / per_byte] = static_cast<std::uint8_t>(to[i / per_byte] | code << (static_cast<int>(i % per_byte) * bits));
-  }
-}
 
 Tensor packed_rows(const HeldCodes& held, std::int64_t row, Shape shape) {
   return PackedRows(held, row).tensor(std::move(shape));

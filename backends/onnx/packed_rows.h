@@ -15,9 +15,6 @@ struct HeldCodes {
   std::uint8_t up = 0;  // added to each
 };
 
-/// `count` codes of `bits` bits, low bits first, into `out`, whose bytes are zero.
-void pack_bits(const std::uint8_t* codes, std::int64_t count, int bits, std::byte* out);
-
 /// n rows of `row` bytes as a uint8 tensor of this shape: k codes from the first bit on, behind them zeros. They are
 /// made when they are read; the rows of a weight that is turned lie across it and are made all at once.
 Tensor packed_rows(const HeldCodes&, std::int64_t row, Shape);

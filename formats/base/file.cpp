@@ -11,7 +11,6 @@
 #include <cerrno>
 #include <cstring>
 #include <utility>
-#include <vector>
 
 #include "formats/base/error.h"
 
@@ -91,17 +90,6 @@ void MappedFile::read(std::size_t offset, std::span<std::byte> to) const {
     }
     to = to.subspan(static_cast<std::size_t>(n));
     offset += static_cast<std::size_t>(n);
-  }
-}
-
-void MappedFile::for_each_piece(std::size_t offset, std::size_t size,
-                                const std::function<void(std::span<const std::byte>)>& f) const {
-  constexpr std::size_t typical = std::size_t{1} << 18;  // stays in the cache
-  std::vector<std::byte> some(std::min(typical, size));
-  for (std::size_t at = 0; at < size; at += some.size()) {
-    const auto piece = std::span(some).first(std::min(some.size(), size - at));
-    read(offset + at, piece);
-    f(piece);
   }
 }
 

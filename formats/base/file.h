@@ -6,7 +6,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -23,9 +22,6 @@ class MappedFile {
   /// Copies a part without touching its pages, which costs less than mapping them for one look and keeps memory small.
   /// Error(Code::input) when the file has become shorter meanwhile.
   void read(std::size_t offset, std::span<std::byte> to) const;
-  /// read() of all, piece by piece: f(piece), in order. Pieces are 8-byte words but for the end of the part.
-  void for_each_piece(std::size_t offset, std::size_t size,
-                      const std::function<void(std::span<const std::byte>)>& f) const;
   /// Gives the memory of a part back: it is read from the file again when it is touched again.
   void release(std::size_t offset, std::size_t size) const;
   /// Keeps the mapping alive.

@@ -160,12 +160,10 @@ class CutModel {
       elements.push_back(tensors_[i].data);
       places.push_back(i);
     }
-    std::size_t next = 0;  // tensor that was not begun
-    bool inside = false;   // the one before it is not ended
+    std::size_t next = 0;  // tensor that was not begun; the one before it is not ended
     const auto go_to = [&](std::size_t end) {
       for (; next < end; ++next) {
-        if (inside) tensors_[next - 1].cut.behind.SerializeToCodedStream(&out);
-        inside = true;
+        if (next > 0) tensors_[next - 1].cut.behind.SerializeToCodedStream(&out);
         const CutTensor& tensor = tensors_[next];
         open_field(onnx::GraphProto::kInitializerFieldNumber, tensor.size(), out);
         tensor.cut.front->SerializeToCodedStream(&out);
@@ -177,7 +175,7 @@ class CutModel {
       out.WriteRaw(bytes.data(), static_cast<int>(bytes.size()));
     });
     go_to(tensors_.size());
-    if (inside) tensors_.back().cut.behind.SerializeToCodedStream(&out);
+    if (next > 0) tensors_[next - 1].cut.behind.SerializeToCodedStream(&out);
     graph_.behind.SerializeToCodedStream(&out);
     model_.behind.SerializeToCodedStream(&out);
   }

@@ -150,7 +150,7 @@ void encode_elements(const Tensor& data, const Parts& parts, const QuantSpec& sp
 }
 
 Tensor quantize_bias(const Tensor& x, const QuantSpec& spec) {
-  QTOOL_ENSURE(!spec.scale.empty(), "the scale of a bias is set before its codes are made");
+  check_scales(spec, x.shape());
   const Steps steps = steps_of(spec, 0, index(spec.scale.count()));
   Tensor codes(DType::i32, x.shape());
   const auto in = x.read<float>();
@@ -235,8 +235,9 @@ Tensor dequantize(const Tensor& codes, const QuantSpec& spec) {
   }
   QTOOL_ENSURE(codes.dtype() == code_type(*spec.format), "codes are held in the type of their format");
   const std::size_t width = code_bytes(spec);
+  const std::byte* const held = codes.bytes().data();
   Parts(spec.grain, codes.shape()).for_each([&](const Part& part) {
-    decode_part(codes.bytes().data() + part.begin * width, part, spec, out.subspan(part.begin, part.count));
+    decode_part(held + part.begin * width, part, spec, out.subspan(part.begin, part.count));
   });
   for (const IndexRange& r : spec.ranges) {
     QTOOL_ENSURE(r.quant && !r.quant->codes.empty(), "codes of an index range are with its own spec");

@@ -1,47 +1,66 @@
 // SPDX-License-Identifier: Apache-2.0
 // Codes packed as ONNX stores them, and back.
+#include "formats/ir/pack_bits.h"
+
 #include <algorithm>
+#include <cstring>
 #include <numeric>
 #include <vector>
 
 #include "formats/base/error.h"
+#include "formats/base/widest.h"
 #include "formats/ir/absent.h"
 #include "formats/ir/quant.h"
 
 namespace qtool {
-namespace {
 
-/// The low bits of each code, one after the other.
-void pack(std::span<const std::byte> codes, unsigned bits, std::span<std::byte> out) {
-  std::fill(out.begin(), out.end(), std::byte{0});
-  const std::uint32_t mask = (1u << bits) - 1u;
-  std::size_t bit = 0;
-  for (std::size_t i = 0; i < codes.size(); ++i, bit += bits) {
-    const std::uint32_t word = (static_cast<std::uint32_t>(codes[i]) & mask) << (bit % 8);
-    out[bit / 8] |= static_cast<std::byte>(word & 0xffu);
-    if (word > 0xffu) out[bit / 8 + 1] |= static_cast<std::byte>(word >> 8);
+void pack_bits(const std::uint8_t* codes, std::int64_t count, int bits, std::byte* out) {
+  auto* const to = reinterpret_cast<std::uint8_t*>(out);
+  std::int64_t i = 0;
+  with_widest_vectors([&]() QTOOL_INLINE {
+    if (bits == 8) {
+      for (; i < count; ++i) to[i] = codes[i];
+    } else if (bits == 4) {
+      for (; i + 2 <= count; i += 2) {
+        std::uint16_t two;  // the first in the low byte
+        std::memcpy(&two, codes + i, 2);
+        to[i / 2] = static_cast<std::uint8_t>((two & 0x0f) | (two >> 4 & 0xf0));
+      }
+    } else if (bits == 2) {
+      for (; i + 4 <= count; i += 4) {
+        to[i / 4] = static_cast<std::uint8_t>((codes[i] & 3) | (codes[i + 1] & 3) << 2 | (codes[i + 2] & 3) << 4 |
+                                              codes[i + 3] << 6);
+      }
+    }
+  });
+  const unsigned mask = (1U << bits) - 1U;
+  for (; i < count; ++i) {
+    const std::int64_t bit = i * bits;
+    const unsigned word = (codes[i] & mask) << (bit % 8);
+    to[bit / 8] = static_cast<std::uint8_t>(to[bit / 8] | word);
+    if (word > 0xff) to[bit / 8 + 1] = static_cast<std::uint8_t>(to[bit / 8 + 1] | word >> 8);
   }
 }
-
-}  // namespace
 
 Tensor pack_codes(const Tensor& codes, const QuantSpec& spec) {
   QTOOL_ENSURE(spec.format != nullptr && spec.format->onnx.has_value(), "only formats with an ONNX type are packed");
   const DType dtype = *spec.format->onnx;
   if (codes.dtype() == DType::i32) return codes;  // a bias
-  const auto bits = static_cast<unsigned>(bit_width(dtype));
-  if (bits == static_cast<unsigned>(bit_width(codes.dtype()))) return codes.viewed_as(dtype);
+  const int bits = bit_width(dtype);
+  if (bits == bit_width(codes.dtype())) return codes.viewed_as(dtype);
   if (is_absent(codes)) return absent(dtype, codes.shape());
   const auto count = static_cast<std::size_t>(codes.count());
   if (count == 0) return Tensor(dtype, codes.shape());
   const std::size_t elements = std::lcm(codes.part(), std::size_t{8});  // that end on a byte
-  const auto make = [codes, bits, count](std::size_t from, std::span<std::byte> out) {
-    const std::size_t first = from * 8 / bits;
-    std::vector<std::byte> some(std::min(out.size() * 8 / bits, count - first));
-    codes.read(first, some);
-    pack(some, bits, out);
+  const auto width = static_cast<std::size_t>(bits);
+  const auto make = [codes, bits, width, count](std::size_t from, std::span<std::byte> out) {
+    const std::size_t first = from * 8 / width;
+    std::vector<std::uint8_t> some(std::min(out.size() * 8 / width, count - first));
+    codes.read(first, std::as_writable_bytes(std::span(some)));
+    std::fill(out.begin(), out.end(), std::byte{0});
+    pack_bits(some.data(), static_cast<std::int64_t>(some.size()), bits, out.data());
   };
-  return Tensor(dtype, codes.shape(), Buffer::made(byte_size(dtype, codes.count()), {elements * bits / 8, make}));
+  return Tensor(dtype, codes.shape(), Buffer::made(byte_size(dtype, codes.count()), {elements * width / 8, make}));
 }
 
 Tensor unpack_codes(const Tensor& packed) {

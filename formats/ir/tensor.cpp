@@ -84,19 +84,17 @@ std::shared_ptr<Buffer> Buffer::made(std::size_t size, Making making) {
 }
 
 void Buffer::for_each_piece(const std::function<void(std::span<const std::byte>)>& f) const {
-  constexpr std::size_t typical = std::size_t{1} << 18;
-  if (making_.make) {
-    const std::size_t grain = std::lcm(making_.part, sizeof(std::uint64_t));
-    std::vector<std::byte> some(std::min(size_, (typical + grain - 1) / grain * grain));
-    for (std::size_t at = 0; at < size_; at += some.size()) {
-      const auto piece = std::span(some).first(std::min(some.size(), size_ - at));
-      making_.make(at, piece);
-      f(piece);
-    }
-  } else if (file_ != nullptr) {
-    file_->for_each_piece(place_in_file(), size_, f);
-  } else if (size_ > 0) {
-    f({data_, size_});
+  constexpr std::size_t typical = std::size_t{1} << 18;  // stays in the cache
+  if (!making_.make && file_ == nullptr) {
+    if (size_ > 0) f({data_, size_});
+    return;
+  }
+  const std::size_t grain = std::lcm(part(), sizeof(std::uint64_t));
+  std::vector<std::byte> some(std::min(size_, (typical + grain - 1) / grain * grain));
+  for (std::size_t at = 0; at < size_; at += some.size()) {
+    const auto piece = std::span(some).first(std::min(some.size(), size_ - at));
+    read(at, piece);
+    f(piece);
   }
 }
 

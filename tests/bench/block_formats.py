@@ -12,13 +12,14 @@ import argparse
 import json
 import os
 import pathlib
-import resource
 import statistics
 import subprocess
 import sys
-import time
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+import datasets
+import peers
+
+ROOT = datasets.ROOT
 PYTHON = ROOT / "build/bench/venv-llama/bin/python"
 PACKAGES = ["llama-cpp-python==0.3.36", "gguf==0.19.0", "onnx==1.23.2", "numpy==2.4.6"]
 HIDDEN, HEADS, INNER, WORDS, LAYERS = 768, 12, 2048, 32000, 12
@@ -86,35 +87,27 @@ out.write_header_to_file(); out.write_kv_data_to_file(); out.write_tensors_to_fi
 """
 
 
-def environment():
-    # OpenBLAS picks its kernels itself
-    return {k: v for k, v in os.environ.items() if k not in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")}
-
-
 def install():
     if not PYTHON.exists():
         subprocess.run([sys.executable, "-m", "venv", PYTHON.parents[1]], check=True)
     if subprocess.run([PYTHON, "-c", "import llama_cpp, gguf, onnx"], capture_output=True, check=False).returncode != 0:
         options = {"CMAKE_ARGS": "-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF", "CMAKE_BUILD_PARALLEL_LEVEL": "2"}
-        subprocess.run([PYTHON, "-m", "pip", "install", *PACKAGES], check=True, env=environment() | options)
+        subprocess.run([PYTHON, "-m", "pip", "install", *PACKAGES], check=True, env=datasets.environment() | options)
 
 
 def run_qtool(folder):
     qtool = pathlib.Path(os.environ.get("QTOOL_BUILD", ROOT / "build/release")) / "qtool"
     command = [qtool, "quantize", folder / "llama.onnx", "--recipe", "w4_rtn", "--set", "assign_formats.embeddings=true",
-               "--threads", "2", "-o", folder / "qtool.onnx"]
-    start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                               env=environment() | {"XDG_CACHE_HOME": str(folder / "cache")})
-    _, status, usage = os.wait4(process.pid, 0)
+               "--threads", "2", "--quiet", "-o", folder / "qtool.onnx"]
+    seconds, mib, status, message = peers.timed(command, folder)
     if status != 0:
-        sys.exit(f"qtool ended with {os.waitstatus_to_exitcode(status)}")
-    return {"seconds": time.perf_counter() - start, "before": 0, "peak": usage.ru_maxrss / 1024}
+        sys.exit(f"qtool ended with {status}: {message}")
+    return {"seconds": seconds, "before": 0, "peak": mib}
 
 
 def run_peer(folder, kind):
     command = [PYTHON, "-c", QUANTIZE, folder / "llama.gguf", folder / f"{kind}.gguf", kind]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, env=environment()).stdout.splitlines()[-1])
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, env=datasets.environment()).stdout.splitlines()[-1])
 
 
 def main():
@@ -122,7 +115,6 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", type=pathlib.Path, default=ROOT / "build/bench/llama")
     args = parser.parse_args()
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     args.folder.mkdir(parents=True, exist_ok=True)
     install()
     if not (args.folder / "llama.gguf").exists():

@@ -12,6 +12,11 @@ DATA = pathlib.Path(os.environ.get("QTOOL_DATA", ROOT.parent / "shared" / "data"
 MNIST = "mnist_t10k_0_1999"
 
 
+def environment():
+    """Of a program that is measured: OpenBLAS picks its kernels itself."""
+    return {k: v for k, v in os.environ.items() if k not in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")}
+
+
 def reference_inputs(model):
     """The inputs stored beside a model as NAME.ref.json and NAME.ref.bin."""
     facts = json.loads(pathlib.Path(str(model)[:-5] + ".ref.json").read_text())

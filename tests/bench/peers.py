@@ -58,13 +58,12 @@ JOBS = {
 def timed(command, folder):
     """Seconds, peak resident MiB and exit status of a whole process in `folder`, where some leave files; OPENBLAS_CORETYPE
     unset for both sides."""
-    environment = {k: v for k, v in os.environ.items() if k not in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")}
     # A small parent of its own: a forked child's peak would otherwise start at the size of this process.
     script = ("import resource,subprocess,sys,time\nt=time.perf_counter()\n"
               "r=subprocess.run(sys.argv[1:],capture_output=True,text=True,errors='replace')\n"
               "print('\\n'.join(r.stderr.strip().splitlines()[-1:]))\n"
               "print(time.perf_counter()-t,resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss/1024,r.returncode)")
-    done = subprocess.run([sys.executable, "-S", "-c", script, *map(str, command)], env=environment, cwd=folder, capture_output=True,
+    done = subprocess.run([sys.executable, "-S", "-c", script, *map(str, command)], env=datasets.environment(), cwd=folder, capture_output=True,
                           text=True, check=True)
     *message, figures = done.stdout.strip().splitlines()
     seconds, mib, status = figures.split()

@@ -89,8 +89,7 @@ class Server:
     """A process that answers requests, one line each."""
 
     def __init__(self, *command, **variables):
-        environment = {k: v for k, v in os.environ.items() if k not in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")}
-        self.process = subprocess.Popen([*map(str, command)], env={**environment, **variables}, text=True,
+        self.process = subprocess.Popen([*map(str, command)], env={**datasets.environment(), **variables}, text=True,
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def ask(self, *words):
